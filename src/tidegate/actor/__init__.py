@@ -1,0 +1,1 @@
+"""The actor system: cells (one writer each), and who owns which."""

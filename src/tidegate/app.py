@@ -1,0 +1,292 @@
+"""The composition root: builds each of Tidegate's processes from its parts and runs it.
+
+Invariant: a process serves HTTP from its first moment, says over `/readyz` what it waits for, and ends all it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+from litestar.types import ControllerRouterHandler
+
+from tidegate import resources, streams, subject, telemetry
+from tidegate.actor.cell import Cell
+from tidegate.actor.ownership import PinnedConsumer
+from tidegate.bus import STREAM_NOT_FOUND, Bus, connect_patiently
+from tidegate.config import Settings
+from tidegate.edges import rest_ingest, rest_query
+from tidegate.edges.http import application, serving
+from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
+from tidegate.intake import KIND, IntakeWork
+from tidegate.log import Log
+from tidegate.pipeline.runner import Pipeline
+from tidegate.projection import ReadModel
+from tidegate.projector import ProjectionWork, cells_of
+from tidegate.query import Queries
+from tidegate.subject import Declarations, load_declarations
+
+__all__ = ["TIERS", "declarations", "read_models", "run"]
+
+TIERS = ("hot", "warm", "cold", "lake")
+Rows = list[dict[str, Any]]
+
+
+def declarations(settings: Settings) -> Declarations:
+    """The stream declarations in force."""
+    return load_declarations(
+        Path(settings.subjects_path) if settings.subjects_path else resources.folder("subjects")
+    )
+
+
+def read_models(settings: Settings, names: Sequence[str] = TIERS) -> dict[str, ReadModel]:
+    """The read models called `names`, not yet open. Raises ConfigError for a name that does not exist."""
+    models: dict[str, ReadModel] = {}
+    for name in names:
+        # Each driver is imported only by a process that needs it: together they take a second.
+        match name:
+            case "hot":
+                from tidegate.tiers.hot import Hot
+
+                models[name] = Hot(settings)
+            case "warm":
+                from tidegate.tiers.warm import Warm
+
+                models[name] = Warm(settings)
+            case "cold":
+                from tidegate.tiers.cold import Cold
+
+                models[name] = Cold(settings)
+            case "lake":
+                from tidegate.tiers.lake import Lake
+
+                models[name] = Lake(settings)
+            case _:
+                raise ConfigError("tiers", f"there is no tier {name!r}; there are: {', '.join(TIERS)}")
+    return models
+
+
+def _batching(settings: Settings, tier: str) -> tuple[int, float]:
+    """How many events a batch of this tier takes, and how long its first may wait."""
+    match tier:
+        case "hot":
+            return settings.hot.batch_events, 0.0
+        case "warm":
+            return settings.warm.batch_events, 0.02
+        case "cold":
+            return settings.cold.object_events, settings.cold.object_seconds
+        case _:
+            return settings.lake.commit_rows, settings.lake.commit_seconds
+
+
+class Process:
+    """One of Tidegate's own processes."""
+
+    def __init__(self, name: str, settings: Settings, tiers: Sequence[str]) -> None:
+        self.name = name
+        self.settings = settings
+        self.declared = declarations(settings)
+        self.bus: Bus | None = None
+        self.cells: list[Cell] = []
+        self.models = read_models(settings, tiers) if name == "storage-manager" else {}
+        self.queries: Queries | None = None
+        self._waiting_for = "starting"
+
+    # -- what HTTP asks -----------------------------------------------------------------------------------------
+
+    def not_ready(self) -> str | None:
+        if self.bus is None or not self.bus.connected:
+            return f"no connection to NATS at {self.settings.nats_url}"
+        return self._waiting_for or None
+
+    async def sections(self) -> dict[str, Rows]:
+        rows = [
+            {
+                "cell": cell.status.cell,
+                "state": cell.status.state,
+                "position": cell.status.position,
+                "lag (frames)": cell.status.pending,
+                "problem": cell.status.problem[:200],
+            }
+            for cell in self.cells
+        ]
+        sections: dict[str, Rows] = {"cells": rows} if rows else {}
+        if self.bus is None or not self.bus.connected:
+            return sections
+        with contextlib.suppress(BusError, BusUnavailableError):
+            if self.name == "event-streaming":
+                sections["streams"] = [await self._stream_row(self.bus, name) for name in self.declared.streams]
+            if self.name == "storage-manager":
+                sections["read models"] = await self._position_rows(Log(self.bus, self.declared.shards))
+        return sections
+
+    async def _stream_row(self, bus: Bus, name: str) -> dict[str, Any]:
+        state = await bus.stream(name)
+        return {
+            "stream": name,
+            "frames": state.messages,
+            "MB": round(state.bytes / 1e6, 1),
+            "first": state.first_sequence,
+            "last": state.last_sequence,
+            "created": state.created[:19],
+        }
+
+    async def _position_rows(self, log: Log) -> Rows:
+        ends = await log.last_event_sequences()
+        rows: Rows = []
+        for name, model in self.models.items():
+            for cell in cells_of(model, self.declared.shards):
+                end = max(ends.values()) if cell == "all" else ends[int(cell)]
+                row: dict[str, Any] = {"read model": name, "cell": cell, "log end": end}
+                try:
+                    async with asyncio.timeout(2):
+                        position = await model.position(cell)
+                    at = position.sequence if position else 0
+                    row |= {"position": at, "events": position.count if position else 0, "behind": end - at}
+                except (TidegateError, TimeoutError) as error:
+                    row |= {"problem": str(error)[:120] or "no answer within 2 s"}
+                rows.append(row)
+        return rows
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        app = application(self, self._routes())
+        ports = {
+            "event-streaming": self.settings.http.event_streaming_port,
+            "transformation-pipeline": self.settings.http.transformation_pipeline_port,
+            "storage-manager": self.settings.http.storage_manager_port,
+        }
+        serve, stop = serving(app, self.settings.http.host, ports[self.name])
+        async with anyio.create_task_group() as group:
+            group.start_soon(_until_signalled, group.cancel_scope, stop)
+            group.start_soon(serve)
+            try:
+                await self._work()
+            finally:
+                stop()
+
+    def _routes(self) -> list[ControllerRouterHandler]:
+        if self.name == "event-streaming":
+            return rest_ingest.routes(
+                lambda: self.bus,
+                self.declared.partitions,
+                self.settings.ingest.max_frame_bytes,
+                self.settings.ingest.max_inflated_bytes,
+            )
+        if self.name == "storage-manager":
+            return rest_query.routes(lambda: self.queries)
+        return []
+
+    async def _work(self) -> None:
+        settings = self.settings
+        # A broken rule must end the process at once, not after NATS has come up.
+        rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
+        pipeline = Pipeline.load(self.declared.shards, rules) if self.name == "transformation-pipeline" else None
+
+        def waiting(error: BusUnavailableError, pause: float) -> None:
+            telemetry.emit(telemetry.CellWaiting(cell=self.name, error=str(error), retry_in_seconds=pause))
+
+        async with contextlib.AsyncExitStack() as stack:
+            bus = await stack.enter_async_context(
+                connect_patiently(
+                    settings.nats_url,
+                    on_wait=waiting,
+                    name=f"tidegate {self.name}",
+                    credentials_file=settings.nats.credentials_file,
+                    connect_timeout_seconds=settings.nats.connect_timeout_seconds,
+                    request_timeout_seconds=settings.nats.request_timeout_seconds,
+                )
+            )
+            self.bus = bus
+            bus.on_disconnect(lambda reason: telemetry.emit(telemetry.BusDisconnected(reason=reason)))
+            bus.on_reconnect(lambda: telemetry.emit(telemetry.BusReconnected()))
+            await self._streams(bus)
+            log = Log(bus, self.declared.shards)
+            if pipeline is not None:
+                for partition in range(self.declared.partitions):
+                    self._add_intake(bus, log, pipeline, partition)
+            for model in self.models.values():
+                stack.push_async_callback(model.aclose)
+                self._add_projections(bus, log, model)
+            if self.models:
+                self.queries = Queries(self.models, bus, log)
+            self._waiting_for = ""
+            telemetry.emit(telemetry.ProcessStarted(name=self.name))
+            async with anyio.create_task_group() as group:
+                for cell in self.cells:
+                    group.start_soon(cell.run, name=cell.status.cell)
+                group.start_soon(anyio.sleep_forever)
+
+    def _add_intake(self, bus: Bus, log: Log, pipeline: Pipeline, partition: int) -> None:
+        consumer = PinnedConsumer(
+            bus,
+            subject.INGEST,
+            f"intake-{partition}",
+            f"ingest.*.{partition}",
+            pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
+        )
+        work = IntakeWork(bus, log, pipeline, partition, self.settings)
+        self.cells.append(Cell(f"{KIND}.{partition}", work, consumer))
+
+    def _add_projections(self, bus: Bus, log: Log, model: ReadModel) -> None:
+        limit, linger = _batching(self.settings, model.name)
+        for cell, subjects in cells_of(model, self.declared.shards).items():
+            consumer = PinnedConsumer(
+                bus,
+                subject.LOG,
+                f"{model.name}-{cell}",
+                subjects,
+                pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
+            )
+            work = ProjectionWork(log, model, cell, limit=limit, linger_seconds=linger)
+            self.cells.append(Cell(f"{model.name}.{cell}", work, consumer))
+
+    async def _streams(self, bus: Bus) -> None:
+        """event-streaming makes the streams as declared; the others wait until they are there."""
+        self._waiting_for = "waiting for the streams INGEST and LOG; event-streaming or `tidegate subjects apply` makes them"
+        while True:
+            try:
+                if self.name == "event-streaming":
+                    await streams.apply(bus, self.declared)
+                else:
+                    for name in self.declared.streams:
+                        await bus.stream(name)
+            except BusUnavailableError as error:
+                self._waiting_for = str(error)
+            except BusError as error:
+                if error.code != STREAM_NOT_FOUND:
+                    raise
+            else:
+                return
+            await asyncio.sleep(0.2)
+
+
+async def _until_signalled(scope: anyio.CancelScope, stop: Callable[[], None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            stop()
+            scope.cancel()
+            return
+
+
+async def run(name: str, settings: Settings, tiers: Sequence[str] = TIERS) -> None:
+    """Run the process `name` until SIGTERM or SIGINT. `tiers` limits what a storage-manager keeps."""
+    process = Process(name, settings, tiers)
+    with telemetry.setup(
+        name,
+        log_level=settings.telemetry.log_level,
+        log_format=settings.telemetry.log_format,
+        spans_path=settings.spans_path,
+    ):
+        try:
+            await process.run()
+        finally:
+            telemetry.emit(telemetry.ProcessStopped(name=name))

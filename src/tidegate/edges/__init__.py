@@ -1,0 +1,1 @@
+"""Edge actors: each decodes what a protocol brings, calls, and encodes the answer."""

@@ -1,0 +1,108 @@
+"""Every error that Tidegate raises on purpose, in one tree.
+
+Invariant: code decides on the class and the fields of an error, never on its message text.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BusError",
+    "BusUnavailableError",
+    "ConfigError",
+    "FencedError",
+    "FrameError",
+    "LocalServerError",
+    "PositionError",
+    "PublishError",
+    "QueryError",
+    "RecordError",
+    "RuleError",
+    "TidegateError",
+    "TierUnavailableError",
+]
+
+
+class TidegateError(Exception):
+    """Base of all errors below; its text is meant for people: what, where, and what to do."""
+
+
+class ConfigError(TidegateError):
+    """A setting, a subject declaration or a rule file is wrong.
+
+    `where` is a file with line (`tidegate.toml:12`) or the name of an environment variable.
+    """
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+        self.where = where
+        self.problem = problem
+
+
+class RuleError(ConfigError):
+    """A mapping rule cannot be compiled."""
+
+
+class FrameError(TidegateError):
+    """A frame cannot be opened as a whole: unknown type or encoding, damaged, or over a limit."""
+
+    def __init__(self, rule: str, problem: str) -> None:
+        super().__init__(problem)
+        self.rule = rule
+        self.problem = problem
+
+
+class BusError(TidegateError):
+    """NATS or JetStream answered a request with an error; `code` is the JetStream `err_code` (0 when there is none)."""
+
+    def __init__(self, what: str, code: int, description: str) -> None:
+        super().__init__(f"{what}: {description} (JetStream error {code})" if code else f"{what}: {description}")
+        self.what = what
+        self.code = code
+        self.description = description
+
+
+class BusUnavailableError(TidegateError):
+    """NATS cannot be reached, or did not answer in time."""
+
+
+class RecordError(TidegateError):
+    """One record cannot become an event; `stage` and `rule` say where it failed, as in its dead letter."""
+
+    def __init__(self, stage: str, rule: str, problem: str) -> None:
+        super().__init__(problem)
+        self.stage = stage
+        self.rule = rule
+        self.problem = problem
+
+
+class FencedError(TidegateError):
+    """Another writer has moved this cell's position since it was read; this writer must stop and start afresh."""
+
+    def __init__(self, cell: str, problem: str) -> None:
+        super().__init__(f"{cell}: {problem}")
+        self.cell = cell
+
+
+class PositionError(TidegateError):
+    """A stored position does not belong to the stream that is there now (recreated, restored, or trimmed past it)."""
+
+
+class PublishError(TidegateError):
+    """Events were not acknowledged, or cannot be published at all; the text says which and what to do."""
+
+
+class TierUnavailableError(TidegateError):
+    """The server behind a read model cannot be reached or refuses to work."""
+
+    def __init__(self, tier: str, problem: str) -> None:
+        super().__init__(f"{tier}: {problem}")
+        self.tier = tier
+        self.problem = problem
+
+
+class QueryError(TidegateError):
+    """A query was not understood or not allowed."""
+
+
+class LocalServerError(TidegateError):
+    """A local server cannot be started: a taken port, a missing binary, an early exit."""

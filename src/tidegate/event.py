@@ -1,0 +1,65 @@
+"""The shapes that travel: what services publish, what the log holds, and what could not become an event.
+
+Invariant: every stored shape has an explicit tag or schema name, never a Python path.
+The OCSF record itself is in `ocsf.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = ["DeadLetter", "DeadLetterFact", "Envelope", "Redriven"]
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a service publishes. Only `data` is required; everything else is derived when it is missing.
+
+    A raw native record (a Suricata line, say) may be published without an envelope. A JSON object is taken for an
+    envelope when it has `data` and no key other than those below.
+    """
+
+    data: Any
+    event_id: str | None = None
+    event_type: str | None = None
+    timestamp: str | int | float | None = None
+    """RFC 3339 text, or a number of seconds (milliseconds from 10^11 on) since 1970."""
+    source: str | None = None
+    metadata: dict[str, Any] | None = None
+    correlation_id: str | None = None
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="dead.letter.v1"):
+    """An input that could not become an event, with all that is needed to understand it and to try it again."""
+
+    id: str
+    source: str
+    stage: str
+    """The step that gave up: frame, parse, normalise or validate."""
+    rule: str
+    """The rule within the step, e.g. `json`, `inflated_size`, `suricata.flow.time`."""
+    error: str
+    original: bytes
+    """The bytes as they arrived: one record, or the whole frame where it could not be opened."""
+    content_type: str = ""
+    content_encoding: str = ""
+    attempts: int = 1
+    received_ms: int
+    """When the input was stored, milliseconds since 1970."""
+    origin: str
+    """Where the input is: `<stream>/<sequence>#<index>`."""
+    trace: str = ""
+    """The `traceparent` that came with the input."""
+
+
+class Redriven(msgspec.Struct, frozen=True, kw_only=True, tag="dead.redriven.v1"):
+    """A dead letter was published again as `attempts`; `sequence` is where its copy is in the ingest stream."""
+
+    id: str
+    attempts: int
+    sequence: int
+    time_ms: int
+
+
+DeadLetterFact = DeadLetter | Redriven

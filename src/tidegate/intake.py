@@ -1,0 +1,175 @@
+"""The work of an intake cell: raw frames of one partition through the pipeline, into the log.
+
+Invariant: every record of every frame ends as an event, a filtered count or a dead letter, and all of them are stored
+in one atomic batch with the position of the input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import msgspec
+import zstandard
+
+from tidegate import frame, subject, telemetry
+from tidegate.actor.ownership import Delivered
+from tidegate.bus import Bus, Outgoing
+from tidegate.config import Settings
+from tidegate.errors import FrameError
+from tidegate.event import DeadLetter
+from tidegate.log import Log, Progress, check_position, dead_messages, event_messages
+from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame, record_id
+
+__all__ = ["ATTEMPTS", "KIND", "IntakeWork"]
+
+KIND = "intake"
+ATTEMPTS = "Tidegate-Attempts"
+"""Header of a redriven dead letter: which attempt this is."""
+MAX_RECORD_BYTES = 1024 * 1024
+
+
+class IntakeWork:
+    """Feeds the log from one partition of the ingest stream."""
+
+    linger_seconds = 0.0
+
+    def __init__(self, bus: Bus, log: Log, pipeline: Pipeline, partition: int, settings: Settings) -> None:
+        self._bus = bus
+        self._log = log
+        self._pipeline = pipeline
+        self._partition = partition
+        self._max_inflated = settings.ingest.max_inflated_bytes
+        self.limit = settings.intake.batch_records
+        self.progress = Progress(stream=subject.INGEST, created="", sequence=0)
+        self._expected = 0
+
+    def weigh(self, message: Delivered) -> int:
+        count = message.headers.get(frame.COUNT, "")
+        # The count is the publisher's word, so it is only used to shape batches; without it, guess from the size.
+        return int(count) if count.isdigit() and len(count) < 7 else 1 + len(message.payload) // 500
+
+    async def recover(self) -> int:
+        """Raises PositionError when the ingest stream is not the one that the last progress record speaks of."""
+        self._expected, found = await self._log.progress(KIND, self._partition)
+        state = await self._bus.stream(subject.INGEST)
+        if found is None:
+            self.progress = Progress(stream=subject.INGEST, created=state.created, sequence=0)
+        else:
+            check_position(state, found.created, found.sequence)
+            self.progress = found
+        return self.progress.sequence
+
+    async def process(self, batch: Sequence[Delivered]) -> None:
+        """Decide, then commit events, dead letters and the progress record in one atomic batch."""
+        started = time.monotonic()
+        cell = f"{KIND}.{self._partition}"
+        parents = list(dict.fromkeys(t for one in batch if (t := one.headers.get(frame.TRACEPARENT))))
+        with telemetry.span(
+            "intake commit",
+            parent=parents[0] if parents else None,
+            links=parents[1:],
+            attributes={"tidegate.cell": cell, "tidegate.frames": len(batch)},
+        ) as span:
+            outcome = Outcome(self._log.shards)
+            for one in batch:
+                self._decide(one, outcome)
+                # Let heartbeats and the other cells in between frames: deciding one takes milliseconds.
+                await asyncio.sleep(0)
+            events = sum(map(len, outcome.lines))
+            dead = sum(map(len, outcome.dead))
+            filtered = sum(outcome.filtered.values())
+            cause = f"{subject.INGEST}/{batch[0].sequence}-{batch[-1].sequence}"
+            messages: list[Outgoing] = []
+            for shard in range(self._log.shards):
+                messages += event_messages(shard, outcome.lines[shard], cause, span.traceparent)
+                messages += dead_messages(shard, outcome.dead[shard], cause, span.traceparent)
+            before = self.progress
+            after = msgspec.structs.replace(
+                before,
+                sequence=batch[-1].sequence,
+                frames=before.frames + len(batch),
+                records=before.records + outcome.records,
+                events=before.events + events,
+                dead=before.dead + dead,
+                filtered=before.filtered + filtered,
+                time_ms=int(time.time() * 1000),
+            )
+            self._expected = await self._log.append(KIND, self._partition, messages, after, self._expected)
+            self.progress = after
+            span.set(**{"tidegate.records": outcome.records, "tidegate.events": events, "tidegate.dead": dead})
+            telemetry.emit(
+                telemetry.IntakeCommitted(
+                    cell=cell,
+                    frames=len(batch),
+                    records=outcome.records,
+                    events=events,
+                    dead=dead,
+                    filtered=filtered,
+                    bytes=sum(len(one.payload) for one in batch),
+                    seconds=time.monotonic() - started,
+                )
+            )
+
+    def _decide(self, message: Delivered, outcome: Outcome) -> None:
+        headers = message.headers
+        source = subject.source_from(message.subject)
+        content_type = headers.get(frame.CONTENT_TYPE, "")
+        content_encoding = headers.get(frame.CONTENT_ENCODING, "")
+        origin = f"{subject.INGEST}/{self.progress.created}/{message.sequence}"
+        attempts = headers.get(ATTEMPTS, "1")
+        raw = RawFrame(
+            source=source,
+            codec="json",
+            records=[],
+            received_ms=message.time_ms,
+            origin=origin,
+            attempts=int(attempts) if attempts.isdigit() and len(attempts) < 6 else 1,
+            trace=headers.get(frame.TRACEPARENT, ""),
+        )
+        try:
+            codec, records = frame.open_frame(message.payload, content_type, content_encoding, self._max_inflated)
+        except FrameError as error:
+            self._refuse(raw, 0, error.rule, error.problem, message.payload, content_type, content_encoding, outcome)
+            return
+        if max(map(len, records)) > MAX_RECORD_BYTES:
+            for index, record in enumerate(records):
+                if len(record) > MAX_RECORD_BYTES:
+                    problem = f"the record has {len(record)} bytes, more than {MAX_RECORD_BYTES}; publish it in parts"
+                    packed = zstandard.compress(record, 1)
+                    self._refuse(raw, index, "record_size", problem, packed, content_type, "zstd", outcome)
+            records = [record for record in records if len(record) <= MAX_RECORD_BYTES]
+            # Index numbers of the remaining records move up; give them a range of their own.
+            raw = msgspec.structs.replace(raw, origin=f"{origin}/rest")
+        if records:
+            self._pipeline.run(msgspec.structs.replace(raw, codec=codec, records=records), outcome)
+
+    def _refuse(
+        self,
+        raw: RawFrame,
+        index: int,
+        rule: str,
+        problem: str,
+        original: bytes,
+        content_type: str,
+        content_encoding: str,
+        outcome: Outcome,
+    ) -> None:
+        letter = DeadLetter(
+            id=record_id(raw, index),
+            source=raw.source,
+            stage="frame",
+            rule=rule,
+            error=problem,
+            original=original,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            attempts=raw.attempts,
+            received_ms=raw.received_ms,
+            origin=f"{raw.origin}#{index}",
+            trace=raw.trace,
+        )
+        outcome.records += 1
+        outcome.dead[subject.shard_of(letter.id, self._log.shards)].append(letter)
+        telemetry.emit(telemetry.FrameRefused(cell=f"{KIND}.{self._partition}", rule=rule, error=problem))

@@ -1,0 +1,206 @@
+"""The event-sourced log: atomic, fenced appends; progress records; reading ranges; counting what is there.
+
+Invariant: an append carries the outputs and the cell's progress record in one atomic batch, and the progress record
+expects the sequence of the one before it. A second writer therefore stores nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from tidegate import frame, subject
+from tidegate.bus import WRONG_LAST_SEQUENCE, Bus, Outgoing, Stored, StreamState
+from tidegate.errors import BusError, FencedError, PositionError
+from tidegate.event import DeadLetterFact
+from tidegate.projection import Position, Recorded, Tally
+from tidegate.reader import read
+
+__all__ = ["Log", "Progress", "dead_messages", "event_messages"]
+
+_CHUNK_BYTES = 6 * 1024 * 1024
+"""Uncompressed bytes per message at most: below the server's 8 MB even where nothing can be compressed."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an intake cell has read its partition, and what became of the records; sums since the beginning."""
+
+    stream: str
+    created: str
+    """Creation time of the input stream."""
+    sequence: int
+    """Sequence of the last input frame whose outputs are in the log."""
+    frames: int = 0
+    records: int = 0
+    events: int = 0
+    dead: int = 0
+    filtered: int = 0
+    time_ms: int = 0
+
+
+def _chunks(lines: Sequence[bytes]) -> list[Sequence[bytes]]:
+    if sum(map(len, lines)) <= _CHUNK_BYTES:
+        return [lines]
+    chunks: list[Sequence[bytes]] = []
+    chunk: list[bytes] = []
+    size = 0
+    for line in lines:
+        if chunk and size + len(line) > _CHUNK_BYTES:
+            chunks.append(chunk)
+            chunk, size = [], 0
+        chunk.append(line)
+        size += len(line)
+    return [*chunks, chunk]
+
+
+def _sealed(to: str, schema: str, lines: Sequence[bytes], cause: str, traceparent: str) -> list[Outgoing]:
+    messages = []
+    for chunk in _chunks(lines):
+        headers = {
+            frame.CONTENT_TYPE: frame.NDJSON,
+            frame.CONTENT_ENCODING: "zstd",
+            frame.SCHEMA: schema,
+            frame.COUNT: str(len(chunk)),
+            frame.DIGEST: str(frame.digest_of(chunk)),
+            frame.CAUSE: cause,
+        }
+        if traceparent:
+            headers[frame.TRACEPARENT] = traceparent
+        messages.append(Outgoing(to, frame.seal(chunk), headers))
+    return messages
+
+
+def event_messages(shard: int, lines: Sequence[bytes], cause: str, traceparent: str = "") -> list[Outgoing]:
+    """Frames for `log.event.<shard>` that hold `lines` (OCSF events as JSON); none for no lines."""
+    return _sealed(subject.event(shard), "ocsf_event.v1", lines, cause, traceparent) if lines else []
+
+
+def dead_messages(shard: int, facts: Sequence[DeadLetterFact], cause: str, traceparent: str = "") -> list[Outgoing]:
+    """Frames for `log.dead.<shard>`."""
+    if not facts:
+        return []
+    lines = [msgspec.json.encode(fact) for fact in facts]
+    return _sealed(subject.dead(shard), "dead_letter.v1", lines, cause, traceparent)
+
+
+def recorded(message: Stored) -> Recorded:
+    """An event frame as projections take it."""
+    return Recorded(
+        sequence=message.sequence,
+        shard=subject.shard_from(message.subject),
+        time_ms=message.time_ms,
+        count=int(message.headers[frame.COUNT]),
+        digest=int(message.headers[frame.DIGEST]),
+        payload=message.payload,
+        traceparent=message.headers.get(frame.TRACEPARENT, ""),
+    )
+
+
+class Log:
+    """The stream LOG, through a bus."""
+
+    def __init__(self, bus: Bus, shards: int) -> None:
+        self._bus = bus
+        self.shards = shards
+
+    async def state(self) -> StreamState:
+        return await self._bus.stream(subject.LOG)
+
+    async def progress(self, kind: str, shard: int | str) -> tuple[int, Progress | None]:
+        """The newest progress record of a cell and its sequence; (0, None) before the first."""
+        message = await self._bus.last_message(subject.LOG, subject.cell(kind, shard))
+        if message is None:
+            return 0, None
+        return message.sequence, msgspec.json.decode(message.payload, type=Progress)
+
+    async def append(
+        self, kind: str, shard: int | str, messages: Sequence[Outgoing], progress: Progress, expected: int
+    ) -> int:
+        """Store `messages` and the progress record atomically. Returns the sequence of the progress record.
+
+        `expected` is the sequence of the cell's previous progress record (0 for none). Raises FencedError, with
+        nothing stored, when that is no longer the newest. At most 999 messages.
+        """
+        record = Outgoing(
+            subject.cell(kind, shard),
+            msgspec.json.encode(progress),
+            {
+                "Nats-Expected-Last-Subject-Sequence": str(expected),
+                # Keep only the newest progress record of each cell.
+                "Nats-Rollup": "sub",
+                frame.SCHEMA: "progress.v1",
+            },
+        )
+        try:
+            ack = await self._bus.publish_atomic([*messages, record])
+        except BusError as error:
+            if error.code == WRONG_LAST_SEQUENCE:
+                raise FencedError(f"{kind}.{shard}", "another process has committed to this cell") from error
+            raise
+        return ack.seq
+
+    async def append_facts(self, messages: Sequence[Outgoing]) -> None:
+        """Store facts that belong to no cell (a redrive), atomically."""
+        await self._bus.publish_atomic(messages)
+
+    async def read(self, subjects: str, first: int = 1, last: int | None = None) -> AsyncIterator[Stored]:
+        """All messages on `subjects` from `first` to `last` (default: the end as of now), in order."""
+        if last is None:
+            last = (await self.state()).last_sequence
+        async with contextlib.aclosing(read(self._bus, subject.LOG, subjects, first, last)) as messages:
+            async for message in messages:
+                yield message
+
+    async def tally(self) -> Tally:
+        """Count and digest of all events in the log, recomputed from the stored payloads."""
+        count = digest = 0
+        async for message in self.read(subject.event("*")):
+            lines = recorded(message).lines()
+            count += len(lines)
+            digest += frame.digest_of(lines)
+        return Tally(count=count, digest=digest % 2**64)
+
+    async def last_event_sequences(self) -> dict[int, int]:
+        """For each shard the sequence of its newest event frame (0 for none)."""
+        found = {}
+        for shard in range(self.shards):
+            message = await self._bus.last_message(subject.LOG, subject.event(shard))
+            found[shard] = message.sequence if message else 0
+        return found
+
+    async def check(self, position: Position | None) -> StreamState:
+        """The log's state, if `position` belongs to it.
+
+        Raises PositionError when the stream is another one, or ends before the position.
+        """
+        state = await self.state()
+        if position is not None:
+            check_position(state, position.created, position.sequence)
+        return state
+
+
+def check_position(state: StreamState, created: str, sequence: int) -> None:
+    """Raises PositionError unless (created, sequence) is a position in the stream of `state`."""
+    if created != state.created:
+        raise PositionError(
+            f"the position belongs to a stream {state.name} created {created}, but the one there now was created"
+            f" {state.created}: it was deleted and made again, or restored. Point at the right server, or empty"
+            " this read model to build it anew."
+        )
+    if sequence > state.last_sequence:
+        raise PositionError(
+            f"the position {sequence} lies beyond the end of stream {state.name} ({state.last_sequence}): the stream"
+            " was restored from an older copy. Restore the newer copy, or empty this read model to build it anew."
+        )
+
+
+def new_id() -> str:
+    """A UUIDv7 of now."""
+    raw = (int(time.time() * 1000) << 80) | (uuid.uuid4().int & ((1 << 76) - 1))
+    raw = (raw & ~(0xF << 76)) | (0x7 << 76)
+    raw = (raw & ~(0x3 << 62)) | (0x2 << 62)
+    return str(uuid.UUID(int=raw))

@@ -1,0 +1,172 @@
+"""What the mapping rules do not cover: envelopes, unknown sources, and records that lack what their class requires.
+
+Invariant: content without a place in OCSF is kept in `unmapped`; what the envelope says wins over what is derived.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from tidegate.errors import RecordError
+from tidegate.event import Envelope
+from tidegate.ocsf import OCSF_VERSION, Metadata, OcsfEvent, Product
+from tidegate.pipeline.compiler import Compiled, Mapper
+from tidegate.pipeline.functions import to_ms, to_text
+
+__all__ = [
+    "ENVELOPE_KEYS",
+    "apply_envelope",
+    "as_base",
+    "as_record",
+    "envelope_time",
+    "open_envelope",
+    "unknown_source",
+]
+
+ENVELOPE_KEYS = frozenset(Envelope.__struct_fields__)
+
+_TIME_KEYS = ("timestamp", "@timestamp", "time", "ts", "event_time", "eventTime", "published", "created_at", "datetime")
+_CORRELATION_KEYS = ("correlation_id", "trace_id", "session_id")
+_MESSAGE_KEYS = ("message", "msg")
+
+
+def unknown_source(source: str) -> Mapper:
+    """Maps records of a source without rules to Base Events.
+
+    Time: the first of a few usual keys that holds a time, else the time of reception. Correlation id: the text or
+    number under `correlation_id`, `trace_id` or `session_id`, else the event id.
+    """
+    product = Product(name=source)
+
+    def route(record: dict[str, Any], uid: str, received_ms: int, when: int | None) -> OcsfEvent:
+        original_time, time = _time_of(record)
+        return OcsfEvent(
+            class_uid=0,
+            category_uid=0,
+            activity_id=0,
+            type_uid=0,
+            severity_id=0,
+            time=when if when is not None else received_ms if time is None else time,
+            metadata=Metadata(
+                version=OCSF_VERSION,
+                product=product,
+                uid=uid,
+                correlation_uid=_correlation_of(record) or uid,
+                log_source=source,
+                original_time=original_time,
+            ),
+            message=_message_of(record),
+            unmapped=record or None,
+        )
+
+    return route
+
+
+def _time_of(record: dict[str, Any]) -> tuple[str | None, int | None]:
+    for key in _TIME_KEYS:
+        if key in record and (time := to_ms(record[key])) is not None:
+            return to_text(record.pop(key)), time
+    return None, None
+
+
+def _correlation_of(record: dict[str, Any]) -> str | None:
+    for key in _CORRELATION_KEYS:
+        if text := to_text(record.get(key)):
+            return text
+    return None
+
+
+def _message_of(record: dict[str, Any]) -> str | None:
+    for key in _MESSAGE_KEYS:
+        if isinstance(record.get(key), str):
+            return str(record.pop(key))
+    return None
+
+
+def as_record(value: Any, known: Compiled | None) -> dict[str, Any]:
+    """The native record in a decoded value: text of a known source is JSON; an unknown source's may be anything."""
+    if isinstance(value, dict):
+        return value
+    if known is None:
+        return {"message": value} if isinstance(value, str) else {"value": value}
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            raise RecordError("parse", "json", f"the text is not JSON: {error}") from error
+        if isinstance(value, dict):
+            return value
+    raise RecordError("parse", f"{known.name}.object", f"an object is needed, not {value.__class__.__name__}")
+
+
+def as_base(
+    known: Compiled | None, record: dict[str, Any], uid: str, received_ms: int, why: object, when: int | None = None
+) -> OcsfEvent:
+    """The Base Event of a record that lacks what its class requires; `status_detail` says what."""
+    if known is None:
+        raise TypeError("an unknown source has no rules to fall short of")
+    event = known.base(record, uid, received_ms, when)
+    if isinstance(event, str):
+        raise RecordError("normalise", f"{known.name}.base", event)
+    return replace(event, status_detail=str(why))
+
+
+def open_envelope(record: dict[str, Any]) -> Envelope:
+    """The envelope in `record`; raises RecordError where a key has the wrong type."""
+    try:
+        return msgspec.convert(record, Envelope)
+    except msgspec.ValidationError as error:
+        raise RecordError("validate", "envelope", str(error)) from error
+
+
+def envelope_time(envelope: Envelope) -> int | None:
+    """The time that the envelope gives, in milliseconds; raises RecordError for one that cannot be read."""
+    if envelope.timestamp is None:
+        return None
+    time = to_ms(envelope.timestamp)
+    if time is None:
+        raise RecordError("validate", "envelope.timestamp", f"{str(envelope.timestamp)[:100]!r} is not a time")
+    return time
+
+
+def apply_envelope(event: OcsfEvent, envelope: Envelope) -> OcsfEvent:
+    """`event` with the envelope's ids; the rest of the envelope is kept in `unmapped.envelope`.
+
+    Its event type becomes `metadata.event_code` and its timestamp `metadata.original_time`, where these are free.
+    """
+    metadata = event.metadata
+    uid = envelope.event_id or metadata.uid
+    correlation = envelope.correlation_id
+    if not correlation:
+        correlation = uid if metadata.correlation_uid == metadata.uid else metadata.correlation_uid
+    kept: dict[str, Any] = {}
+    if envelope.metadata:
+        kept["metadata"] = envelope.metadata
+    event_code, original_time = metadata.event_code, metadata.original_time
+    if envelope.event_type:
+        if event_code is None:
+            event_code = envelope.event_type
+        elif event_code != envelope.event_type:
+            kept["event_type"] = envelope.event_type
+    if envelope.timestamp is not None:
+        if original_time is None:
+            original_time = to_text(envelope.timestamp)
+        else:
+            kept["timestamp"] = envelope.timestamp
+    unmapped = event.unmapped
+    if kept:
+        key = "envelope"
+        unmapped = dict(unmapped or {})
+        while key in unmapped:
+            key += "'"
+        unmapped[key] = kept
+    return replace(
+        event,
+        metadata=replace(
+            metadata, uid=uid, correlation_uid=correlation, event_code=event_code, original_time=original_time
+        ),
+        unmapped=unmapped,
+    )

@@ -1,0 +1,53 @@
+"""What generated rule functions call on their rare paths.
+
+Invariant: a value that finds no place as an attribute is put where it becomes part of `unmapped`.
+"""
+
+from __future__ import annotations
+
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import Any
+
+from tidegate.errors import RecordError
+from tidegate.pipeline.functions import to_text
+
+__all__ = ["AF_INET", "AF_INET6", "RecordError", "inet_pton", "key_text", "settle_time", "spill"]
+
+
+def key_text(value: Any, rule: str) -> str:
+    """The text of a value that identifies or correlates; raises RecordError for an object or a list."""
+    if value is None:
+        return ""
+    text = to_text(value)
+    if text is None:
+        raise RecordError("normalise", rule, f"{value.__class__.__name__} cannot be a key: text or a number is needed")
+    return text
+
+
+def settle_time(
+    raw: Any, time: int | None, received_ms: int, when: int | None, rule: str, strict: bool, received: bool
+) -> int:
+    """The time of an event: the envelope's, else its own, else the time of reception where the rules allow that.
+
+    `strict`: a native value that is no time is an error. `received`: without any native value reception counts.
+    """
+    if when is not None:
+        return when
+    if time is not None:
+        return time
+    if raw is None:
+        if received:
+            return received_ms
+        raise RecordError("normalise", rule, "the record has no time")
+    if not strict:
+        return received_ms
+    raise RecordError("normalise", rule, f"{str(raw)[:100]!r} is not a time")
+
+
+def spill(record: dict[str, Any], values: tuple[tuple[str, Any], ...]) -> None:
+    """Keeps the attributes of an object that OCSF would refuse, under their paths."""
+    for path, value in values:
+        if value is not None:
+            while path in record:
+                path += "'"
+            record[path] = value

@@ -1,0 +1,85 @@
+"""The work of a projection cell: event frames of the log into one read model.
+
+Invariant: the position comes from the read model itself, and moves only together with its data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from tidegate import subject, telemetry
+from tidegate.actor.ownership import Delivered
+from tidegate.bus import Stored
+from tidegate.frame import COUNT
+from tidegate.log import Log, recorded
+from tidegate.projection import Position, ReadModel
+
+__all__ = ["ProjectionWork", "cells_of"]
+
+
+def cells_of(model: ReadModel, shards: int) -> dict[str, str]:
+    """The cells of a read model, each with the subject that it follows."""
+    if model.by_shard:
+        return {str(shard): subject.event(shard) for shard in range(shards)}
+    return {"all": subject.event("*")}
+
+
+class ProjectionWork:
+    """Feeds one cell of one read model. `limit` and `linger_seconds` shape its batches, in events."""
+
+    def __init__(self, log: Log, model: ReadModel, cell: str, *, limit: int, linger_seconds: float) -> None:
+        self._log = log
+        self._model = model
+        self._cell = cell
+        self.limit = limit
+        self.linger_seconds = linger_seconds
+        self._stored: Position | None = None
+        self._created = ""
+        self._links: list[str] = []
+
+    def weigh(self, message: Delivered) -> int:
+        return int(message.headers.get(COUNT, "1"))
+
+    async def recover(self) -> int:
+        """Raises PositionError when the read model was built from another log than the one there now."""
+        await self._model.open()
+        self._stored = await self._model.position(self._cell)
+        state = await self._log.check(self._stored)
+        self._created = state.created
+        return self._stored.sequence if self._stored else 0
+
+    async def process(self, batch: Sequence[Delivered]) -> None:
+        started = time.monotonic()
+        frames = [
+            recorded(Stored(one.subject, one.sequence, one.time_ms, one.payload, one.headers)) for one in batch
+        ]
+        before = self._stored or Position(stream=subject.LOG, created=self._created, sequence=0)
+        after = before.after(frames)
+        tier = self._model.name
+        parents = list(dict.fromkeys(one.traceparent for one in frames if one.traceparent))
+        with telemetry.span(
+            f"{tier} apply",
+            parent=parents[0] if parents else None,
+            links=parents[1:],
+            attributes={"tidegate.cell": f"{tier}.{self._cell}", "tidegate.frames": len(frames)},
+        ) as span:
+            await self._model.apply(self._cell, frames, self._stored, after)
+            span.set(**{"tidegate.events": after.count - before.count, "tidegate.sequence": after.sequence})
+            self._stored = after
+            telemetry.emit(
+                telemetry.ProjectionApplied(
+                    tier=tier,
+                    cell=self._cell,
+                    frames=len(frames),
+                    events=after.count - before.count,
+                    seconds=time.monotonic() - started,
+                    lag=batch[-1].pending,
+                )
+            )
+
+    def status(self) -> dict[str, object]:
+        """The stored position, for people."""
+        return msgspec.to_builtins(self._stored) if self._stored else {}

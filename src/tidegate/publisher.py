@@ -1,0 +1,307 @@
+"""The client that services publish with: records go into frames, frames are pipelined and acknowledged.
+
+Invariant: a receipt means that the server has stored the record; no record is dropped, whatever happens the caller
+gets a receipt or an error for it. Memory is bounded: `publish` waits while too much is unacknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+import zstandard
+
+from tidegate import frame, subject, telemetry
+from tidegate.bus import Bus, Outgoing, PublishAck, connect
+from tidegate.errors import BusError, BusUnavailableError, PublishError
+from tidegate.event import Envelope
+
+__all__ = ["Event", "Publisher", "Receipt"]
+
+Event = Envelope | dict[str, Any] | bytes | str
+"""What can be published: an envelope, a native record as a dict, or one already encoded as JSON (or a text line)."""
+
+_ENCODER = msgspec.json.Encoder()
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The server has stored the record: where. Records of one frame share a receipt."""
+
+    stream: str
+    partition: int
+    sequence: int
+    duplicate: bool
+    """The frame had been stored before, by an earlier try."""
+
+    def __str__(self) -> str:
+        return f"{self.stream}/{self.partition}/{self.sequence}"
+
+
+class _Frame:
+    """Records on their way into one message."""
+
+    __slots__ = ("bytes", "done", "records", "source", "timer")
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.records: list[bytes] = []
+        self.bytes = 0
+        self.done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Publisher:
+    """Publishes events to `ingest.<source>.<partition>`.
+
+    ::
+
+        async with Publisher("nats://127.0.0.1:4222", source="suricata") as publisher:
+            receipt = await publisher.publish({"event_type": "dns", ...})
+            receipts = await publisher.publish_many(events)
+
+    `source` is used for what does not name its own; `partition` pins all frames to one partition, which keeps their
+    order, otherwise frames go round all of them. A frame is sent when it has `frame_records` records or `frame_bytes`
+    bytes, or `linger_seconds` after its first. At most `max_pending_bytes` are unacknowledged at a time. A frame whose
+    acknowledgement does not come is sent again, under the same message id, for `retry_seconds`; keep that below the
+    stream's duplicate window (120 s as shipped).
+    """
+
+    def __init__(
+        self,
+        url: str = "nats://127.0.0.1:4222",
+        *,
+        source: str = "app",
+        codec: Literal["json", "text"] = "json",
+        partition: int | None = None,
+        partitions: int = 4,
+        frame_records: int = 1000,
+        frame_bytes: int = 1024 * 1024,
+        linger_seconds: float = 0.005,
+        max_pending_bytes: int = 16 * 1024 * 1024,
+        retry_seconds: float = 60.0,
+        compress: bool = True,
+        credentials_file: str | None = None,
+        bus: Bus | None = None,
+    ) -> None:
+        if not subject.valid_source(source):
+            raise PublishError(f"{source!r} is no source name: use letters, digits, _ and -")
+        self._url = url
+        self._source = source
+        self._codec = codec
+        self._partition = partition
+        self._partitions = partitions
+        self._frame_records = frame_records
+        self._frame_bytes = frame_bytes
+        self._linger = linger_seconds
+        self._max_pending = max_pending_bytes
+        self._retry = retry_seconds
+        self._compress = compress
+        self._credentials = credentials_file
+        self._bus = bus
+        self._stack = contextlib.AsyncExitStack()
+        self._open: dict[str, _Frame] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+        self._pending_bytes = 0
+        self._room = asyncio.Condition()
+        self._id = uuid.uuid4().hex
+        self._frames = 0
+        self._compressor = zstandard.ZstdCompressor(level=1)
+
+    async def __aenter__(self) -> Publisher:
+        if self._bus is None:
+            self._bus = await self._stack.enter_async_context(
+                connect(self._url, name="tidegate publisher", credentials_file=self._credentials)
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self.flush()
+        finally:
+            for task in self._sending:
+                task.cancel()
+            await asyncio.gather(*self._sending, return_exceptions=True)
+            await self._stack.aclose()
+
+    async def publish(self, event: Event) -> Receipt:
+        """Publish one event and wait until the server has stored it. Raises PublishError."""
+        record, source = self._encode(event)
+        done = await self._add(record, source)
+        return await asyncio.shield(done)
+
+    async def publish_many(self, events: Sequence[Event]) -> list[Receipt]:
+        """Publish events and wait until the server has stored all of them; one receipt each, in their order.
+
+        Raises PublishError if any could not be stored; which ones were is then unknown, publishing them again may
+        store some twice.
+        """
+        encoded = [self._encode(event) for event in events]
+        futures = [future async for future in self._add_many(encoded)]
+        await self.flush()
+        return [future.result() for future in futures]
+
+    async def flush(self) -> None:
+        """Send what has been collected and wait for all acknowledgements. Raises PublishError if one failed."""
+        waiting = [one.done for one in self._open.values()]
+        for source in list(self._open):
+            self._send(source)
+        tasks = list(self._sending)
+        if tasks:
+            await asyncio.gather(*tasks)
+        for future in waiting:
+            await future
+
+    async def _add_many(self, encoded: Sequence[tuple[bytes, str]]) -> AsyncIterator[asyncio.Future[Receipt]]:
+        for record, source in encoded:
+            # The quick way in: an open frame with room, nothing to wait for.
+            one = self._open.get(source)
+            size = len(record)
+            if one is not None and one.bytes + size < self._frame_bytes and len(one.records) + 1 < self._frame_records:
+                one.records.append(record)
+                one.bytes += size
+                self._pending_bytes += size
+                yield one.done
+            else:
+                yield await self._add(record, source)
+
+    async def _add(self, record: bytes, source: str) -> asyncio.Future[Receipt]:
+        size = len(record)
+        if self._pending_bytes and self._pending_bytes + size > self._max_pending:
+            self._send_all()
+            async with self._room:
+                await self._room.wait_for(
+                    lambda: not self._pending_bytes or self._pending_bytes + size <= self._max_pending
+                )
+        one = self._open.get(source)
+        if one is not None and one.bytes + size > self._frame_bytes:
+            self._send(source)
+            one = None
+        if one is None:
+            one = self._open[source] = _Frame(source)
+            one.timer = asyncio.get_running_loop().call_later(self._linger, self._linger_over, one)
+        one.records.append(record)
+        one.bytes += size
+        self._pending_bytes += size
+        if len(one.records) >= self._frame_records or one.bytes >= self._frame_bytes:
+            self._send(source)
+        return one.done
+
+    def _encode(self, event: Event) -> tuple[bytes, str]:
+        source = self._source
+        match event:
+            case bytes():
+                record = event
+            case str():
+                record = event.encode()
+            case Envelope():
+                record = _ENCODER.encode(event)
+                source = event.source or source
+            case _:
+                try:
+                    record = _ENCODER.encode(event)
+                except (TypeError, RecursionError, UnicodeEncodeError) as error:
+                    raise PublishError(f"the event cannot be encoded as JSON: {error}") from error
+        if b"\n" in record:
+            # Outside of strings JSON may hold line breaks, inside of them never; a frame has one record a line.
+            record = record.strip() if self._codec == "text" else record.replace(b"\n", b" ")
+        if not record or record.isspace():
+            raise PublishError("the event is empty")
+        if len(record) > 4 * 1024 * 1024 - 1024:
+            raise PublishError(f"the event has {len(record)} bytes; the limit is 4 MB a frame")
+        if source is not self._source and not subject.valid_source(source):
+            raise PublishError(f"{source!r} is no source name: use letters, digits, _ and -")
+        return record, source
+
+    def _linger_over(self, one: _Frame) -> None:
+        if self._open.get(one.source) is one:
+            self._send(one.source)
+
+    def _send_all(self) -> None:
+        for source in list(self._open):
+            self._send(source)
+
+    def _send(self, source: str) -> None:
+        one = self._open.pop(source)
+        if one.timer is not None:
+            one.timer.cancel()
+        self._frames += 1
+        number = self._frames
+        task = asyncio.create_task(self._deliver(one, number), name=f"publish frame {number}")
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _deliver(self, one: _Frame, number: int) -> None:
+        """Send the frame until it is acknowledged; resolves its future either way."""
+        partition = self._partition if self._partition is not None else number % self._partitions
+        to = subject.ingest(one.source, partition)
+        started = time.monotonic()
+        try:
+            with telemetry.span(
+                "publish",
+                kind="producer",
+                attributes={"tidegate.source": one.source, "tidegate.records": len(one.records)},
+            ) as span:
+                message = self._message(one, to, f"{self._id}-{number}", span.traceparent)
+                ack = await self._until_stored(message)
+                span.set(**{"tidegate.sequence": ack.seq, "tidegate.duplicate": ack.duplicate})
+                telemetry.emit(
+                    telemetry.FramesPublished(
+                        source=one.source,
+                        frames=1,
+                        records=len(one.records),
+                        bytes=len(message.payload),
+                        seconds=time.monotonic() - started,
+                    )
+                )
+            one.done.set_result(Receipt(ack.stream, partition, ack.seq, ack.duplicate))
+        except PublishError as error:
+            if not one.done.done():
+                one.done.set_exception(error)
+                one.done.exception()  # seen: `flush` and `publish` raise it, nobody else needs to
+        finally:
+            if not one.done.done():
+                one.done.set_exception(PublishError("the publisher was closed before the event was acknowledged"))
+                one.done.exception()
+            async with self._room:
+                self._pending_bytes -= one.bytes
+                self._room.notify_all()
+
+    def _message(self, one: _Frame, to: str, message_id: str, traceparent: str) -> Outgoing:
+        payload = b"\n".join(one.records)
+        headers = {
+            frame.CONTENT_TYPE: frame.TEXT if self._codec == "text" else frame.NDJSON,
+            frame.COUNT: str(len(one.records)),
+            "Nats-Msg-Id": message_id,
+        }
+        if self._compress and len(payload) > 1024:
+            payload = self._compressor.compress(payload)
+            headers[frame.CONTENT_ENCODING] = "zstd"
+        if traceparent:
+            headers[frame.TRACEPARENT] = traceparent
+        return Outgoing(to, payload, headers)
+
+    async def _until_stored(self, message: Outgoing) -> PublishAck:
+        assert self._bus is not None, "a Publisher is used with `async with`"
+        deadline = time.monotonic() + self._retry
+        attempt = 0
+        pause = 0.05
+        while True:
+            attempt += 1
+            try:
+                return await self._bus.acknowledged(await self._bus.submit(message))
+            except BusError as error:
+                # The server has answered: the same frame will be refused again.
+                raise PublishError(f"{message.subject}: the server refused the frame: {error.description}") from error
+            except BusUnavailableError as error:
+                if time.monotonic() + pause > deadline:
+                    raise PublishError(
+                        f"{message.subject}: not acknowledged after {attempt} attempts in {self._retry:g} s: {error}"
+                    ) from error
+                telemetry.emit(telemetry.PublishRetried(attempt=attempt, reason=str(error)))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)

@@ -1,0 +1,99 @@
+"""Reading a range of a stream once, in order: what rebuilds, counts and listings use.
+
+Invariant: every message of the range is yielded exactly once and in order, or BusUnavailableError is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+
+import msgspec
+from nats.aio.msg import Msg
+
+from tidegate.bus import Bus, Stored
+from tidegate.errors import BusError, BusUnavailableError
+
+__all__ = ["read"]
+
+_BATCH = 500
+_BATCH_BYTES = 16 * 1024 * 1024
+_EXPIRES_SECONDS = 2.0
+
+
+async def read(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncIterator[Stored]:
+    """All messages on `subjects` with first <= sequence <= last.
+
+    Uses an ephemeral consumer without acknowledgements, pulled batch by batch, so memory is bounded. After a lost
+    connection it goes on from the last message yielded.
+    """
+    attempts = 0
+    while first <= last:
+        try:
+            async with contextlib.aclosing(_read_once(bus, stream, subjects, first, last)) as messages:
+                async for message in messages:
+                    attempts = 0
+                    first = message.sequence + 1
+                    yield message
+            return
+        except BusUnavailableError:
+            attempts += 1
+            if attempts > 5:
+                raise
+            await asyncio.sleep(0.2 * attempts)
+
+
+async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncIterator[Stored]:
+    name = f"read-{uuid.uuid4().hex[:12]}"
+    config = {
+        "name": name,
+        "ack_policy": "none",
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": first,
+        "filter_subject": subjects,
+        "inactive_threshold": 30 * 10**9,
+        "mem_storage": True,
+        "num_replicas": 1,
+    }
+    info = await bus.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config})
+    if info["num_pending"] == 0:
+        return
+    queue: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = bus.new_inbox()
+    subscription = await bus.subscribe(inbox, queue.put)
+    expected = 1
+    try:
+        while True:
+            body = {"batch": _BATCH, "max_bytes": _BATCH_BYTES, "expires": int(_EXPIRES_SECONDS * 1e9)}
+            await bus.send(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", msgspec.json.encode(body), inbox)
+            left = _BATCH
+            while left:
+                try:
+                    async with asyncio.timeout(_EXPIRES_SECONDS + 5):
+                        message = await queue.get()
+                except TimeoutError:
+                    raise BusUnavailableError(f"reading {stream}: the server has gone silent") from None
+                if not message.reply.startswith("$JS.ACK."):
+                    headers = message.headers or {}
+                    if headers.get("Status") in ("404", "408"):
+                        break
+                    if headers.get("Status") == "409" and "MaxBytes" in headers.get("Description", ""):
+                        raise BusError(f"reading {stream}", 0, "a message is larger than 16 MB")
+                    raise BusUnavailableError(f"reading {stream}: {headers}")
+                sequence, number, stored_ns, pending = map(int, message.reply.split(".")[-4:])
+                if number != expected:
+                    raise BusUnavailableError(f"reading {stream}: messages were lost on the way")
+                expected += 1
+                left -= 1
+                if sequence > last:
+                    return
+                yield Stored(message.subject, sequence, stored_ns // 1_000_000, message.data, message.headers or {})
+                if pending == 0 or sequence == last:
+                    return
+            # Expired without being full: there may be more only if the range does not end here.
+    finally:
+        await bus.unsubscribe(subscription)
+        with contextlib.suppress(BusError, BusUnavailableError):
+            await bus.api(f"CONSUMER.DELETE.{stream}.{name}")

@@ -1,0 +1,152 @@
+"""Every subject name: built and parsed here, and nowhere else. Streams are declared in `subjects/*.toml`.
+
+Invariant: a record's shard is a function of its correlation id alone, so all records of one correlation stay in order.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from tidegate import tomlfile
+from tidegate.errors import ConfigError
+
+__all__ = [
+    "INGEST",
+    "LOG",
+    "Declarations",
+    "StreamDeclaration",
+    "SubjectDeclaration",
+    "cell",
+    "dead",
+    "event",
+    "ingest",
+    "load_declarations",
+    "shard_from",
+    "shard_of",
+    "source_from",
+    "valid_source",
+]
+
+INGEST = "INGEST"
+LOG = "LOG"
+
+_SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def valid_source(source: str) -> bool:
+    """Whether `source` can be a subject token: letters, digits, `_` and `-`, at most 64."""
+    return _SOURCE.fullmatch(source) is not None
+
+
+def ingest(source: str, partition: int) -> str:
+    """`ingest.<source>.<partition>`: raw frames of one source."""
+    return f"ingest.{source}.{partition}"
+
+
+def event(shard: int | Literal["*"]) -> str:
+    """`log.event.<shard>`: normalised events."""
+    return f"log.event.{shard}"
+
+
+def dead(shard: int | Literal["*"]) -> str:
+    """`log.dead.<shard>`: dead letters."""
+    return f"log.dead.{shard}"
+
+
+def cell(kind: str, shard: int | str) -> str:
+    """`log.cell.<kind>.<shard>`: the newest progress record of one cell."""
+    return f"log.cell.{kind}.{shard}"
+
+
+def source_from(subject: str) -> str:
+    """The source in `ingest.<source>.<partition>`."""
+    return subject.split(".", 2)[1]
+
+
+def shard_from(subject: str) -> int:
+    """The shard in `log.event.<shard>` or `log.dead.<shard>`."""
+    return int(subject.rsplit(".", 1)[1])
+
+
+def shard_of(correlation_id: str, shards: int) -> int:
+    """The shard (0 <= shard < shards) of all records with this correlation id: CRC-32 of its UTF-8 bytes, modulo."""
+    return zlib.crc32(correlation_id.encode("utf-8", "surrogatepass")) % shards
+
+
+class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class SubjectDeclaration(_Table, frozen=True):
+    """One kind of subject in a stream."""
+
+    pattern: str
+    """Tokens; a variable one is in angle brackets: `ingest.<source>.<partition>`."""
+    owner: str
+    """The process that writes it."""
+    schema: str
+    """The shape of its records: a name in `subjects/schema/`."""
+    description: str
+
+
+class StreamDeclaration(_Table, frozen=True):
+    """One JetStream stream."""
+
+    name: str
+    description: str
+    subjects: Annotated[list[str], Meta(min_length=1)]
+    subject: list[SubjectDeclaration]
+    partitions: Annotated[int, Meta(ge=1, le=256)]
+    """How many partitions or shards its subjects have."""
+    storage: Literal["file", "memory"] = "file"
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    max_age_seconds: Annotated[int, Meta(ge=0)] = 0
+    """0: kept for ever."""
+    max_bytes: int = -1
+    max_message_bytes: int = -1
+    duplicate_window_seconds: Annotated[int, Meta(ge=1)] = 120
+    discard: Literal["old", "new"] = "old"
+    allow_atomic: bool = False
+    allow_rollup: bool = False
+    spread_plain: bool = False
+    """Whether plain `<prefix>.<source>` publishes are taken too and given a partition."""
+
+
+class Declarations(Struct, frozen=True, kw_only=True):
+    """All declared streams."""
+
+    streams: dict[str, StreamDeclaration]
+
+    @property
+    def partitions(self) -> int:
+        """Partitions of the ingest stream."""
+        return self.streams[INGEST].partitions
+
+    @property
+    def shards(self) -> int:
+        """Shards of the log."""
+        return self.streams[LOG].partitions
+
+
+class _File(_Table, frozen=True):
+    stream: StreamDeclaration
+
+
+def load_declarations(folder: Path) -> Declarations:
+    """All `*.toml` in `folder`, one stream each. Raises ConfigError with file and line."""
+    paths = sorted(folder.glob("*.toml"))
+    streams: dict[str, StreamDeclaration] = {}
+    for path in paths:
+        declared = tomlfile.load(path, _File).stream
+        if declared.name in streams:
+            raise ConfigError(str(path), f"stream {declared.name} is declared twice")
+        streams[declared.name] = declared
+    for name in (INGEST, LOG):
+        if name not in streams:
+            raise ConfigError(str(folder), f"no file here declares the stream {name}")
+    return Declarations(streams=streams)

@@ -1,0 +1,105 @@
+"""Reading TOML into Structs, with errors that name the file, the line and the nearest valid name.
+
+Invariant: unknown keys are refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from tidegate.errors import ConfigError
+
+__all__ = ["line_of", "load", "nearest", "parse"]
+
+T = TypeVar("T")
+
+_HEADER = re.compile(r"^\s*\[{1,2}\s*(?P<name>[^\[\]]+?)\s*\]{1,2}\s*(#.*)?$")
+_KEY = re.compile(r"""^\s*(?P<key>"[^"]*"|'[^']*'|[A-Za-z0-9_.-]+)\s*=""")
+_PATH = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_AT = re.compile(r" - at `(?P<path>[^`]*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """The TOML document in `text`; `where` names it in errors."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(where, f"not valid TOML: {error}") from error
+
+
+def load(path: Path, shape: type[T]) -> T:
+    """The TOML file at `path` as a `shape` (a Struct that forbids unknown fields).
+
+    Raises ConfigError naming `path:line` for an unreadable file, bad TOML, an unknown key or a wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read: {error}") from error
+    document = parse(text, str(path))
+    try:
+        return msgspec.convert(document, shape)
+    except msgspec.ValidationError as error:
+        steps, problem = _explain(error)
+        raise ConfigError(f"{path}:{line_of(text, steps)}", problem) from error
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """A hint such as `; did you mean "url"?`, or the list of valid names."""
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f'; did you mean "{close[0]}"?' if close else f"; valid are: {', '.join(sorted(valid))}"
+
+
+def _explain(error: msgspec.ValidationError) -> tuple[list[str | int], str]:
+    text = str(error)
+    steps: list[str | int] = []
+    if at := _AT.search(text):
+        text = text[: at.start()]
+        for name, index in _PATH.findall(at["path"]):
+            if name:
+                steps.append(name)
+            elif index.isdigit():
+                steps.append(int(index))
+    if unknown := _UNKNOWN.search(text):
+        steps.append(unknown["name"])
+        return steps, f'unknown key "{unknown["name"]}"'
+    return steps, f"{'.'.join(map(str, steps)) or 'the document'}: {text}"
+
+
+def line_of(text: str, steps: list[str | int]) -> int:
+    """The line (from 1) where the value at `steps` (table names, keys, list indexes) is set, or its nearest parent."""
+    best_line, best_depth = 1, 0
+    table: list[str | int] = []
+    counts: dict[tuple[str | int, ...], int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            names: list[str | int] = [part.strip().strip("\"'") for part in header["name"].split(".")]
+            if line.lstrip().startswith("[["):
+                index = counts.get(tuple(names), -1) + 1
+                counts[tuple(names)] = index
+                table = [*names, index]
+            elif (parent := tuple(names[:-1])) in counts:
+                table = [*parent, counts[parent], names[-1]]
+            else:
+                table = names
+            here = table
+        elif key := _KEY.match(line):
+            quoted = key["key"]
+            here = [*table, quoted.strip("\"'")] if quoted[0] in "\"'" else [*table, *quoted.split(".")]
+        else:
+            continue
+        depth = 0
+        for ours, theirs in zip(here, steps, strict=False):
+            if ours != theirs:
+                break
+            depth += 1
+        if depth == min(len(here), len(steps)) and depth > best_depth:
+            best_line, best_depth = number, depth
+    return best_line

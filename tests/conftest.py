@@ -1,0 +1,105 @@
+"""Real servers for tests: each started once a test process, on free ports, in a temporary folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tidegate.config import Local, Settings
+from tidegate.local.servers import Server, server, wait_ready
+
+SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def local_settings(folder: Path) -> Settings:
+    """Settings with everything local to `folder` and on free ports."""
+    names = [name for name in Local.__struct_fields__ if name.endswith("_port")]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    return Settings(local=Local(data_dir=str(folder), **ports))
+
+
+@contextmanager
+def running(one: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """The server, started and ready; killed at the end."""
+    one.directory.mkdir(parents=True, exist_ok=True)
+    with (one.directory.parent / f"{one.name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            one.command, env={**os.environ, **one.environment}, cwd=one.directory, stdout=log, stderr=log
+        )
+    try:
+        asyncio.run(wait_ready(one))
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings shared by all tests of one test process; no server runs until a fixture below is asked for."""
+    return local_settings(tmp_path_factory.mktemp("tidegate"))
+
+
+@pytest.fixture(scope="session")
+def serve(settings: Settings) -> Iterator[Callable[[str], Settings]]:
+    """`serve("redis")` starts that server once and returns the settings that point at it."""
+    with ExitStack() as stack:
+        started: set[str] = set()
+
+        def start(name: str) -> Settings:
+            if name not in started:
+                stack.enter_context(running(server(name, settings)))
+                started.add(name)
+            return settings
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def nats_server(serve: Callable[[str], Settings]) -> Settings:
+    return serve("nats")
+
+
+@pytest.fixture(scope="session")
+def redis_server(serve: Callable[[str], Settings]) -> Settings:
+    return serve("redis")
+
+
+@pytest.fixture(scope="session")
+def mongo_server(serve: Callable[[str], Settings]) -> Settings:
+    return serve("mongo")
+
+
+@pytest.fixture(scope="session")
+def s3_server(serve: Callable[[str], Settings]) -> Settings:
+    return serve("s3")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Recorded real events, where they are at hand."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no recorded events at {SHARED_DATA}")
+    return SHARED_DATA

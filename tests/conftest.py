@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from tidegate.config import Local, Settings
+from tidegate.config import Http, Local, Settings
 from tidegate.local.servers import Server, server, wait_ready
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -30,9 +31,13 @@ def free_ports(count: int) -> list[int]:
 
 def local_settings(folder: Path) -> Settings:
     """Settings with everything local to `folder` and on free ports."""
-    names = [name for name in Local.__struct_fields__ if name.endswith("_port")]
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    return Settings(local=Local(data_dir=str(folder), **ports))
+    servers = [name for name in Local.__struct_fields__ if name.endswith("_port")]
+    own = [name for name in Http.__struct_fields__ if name.endswith("_port")]
+    ports = dict(zip(servers + own, free_ports(len(servers + own)), strict=True))
+    return Settings(
+        local=Local(data_dir=str(folder), **{name: ports[name] for name in servers}),
+        http=replace(Http(), **{name: ports[name] for name in own}),
+    )
 
 
 @contextmanager

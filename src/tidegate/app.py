@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from litestar.types import ControllerRouterHandler
 from tidegate import resources, streams, subject, telemetry
 from tidegate.actor.cell import Cell
 from tidegate.actor.ownership import PinnedConsumer
-from tidegate.bus import STREAM_NOT_FOUND, Bus, connect_patiently
+from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
 from tidegate.edges import rest_ingest, rest_query
 from tidegate.edges.http import application, serving
@@ -32,7 +33,7 @@ from tidegate.projector import ProjectionWork, cells_of
 from tidegate.query import Queries
 from tidegate.subject import Declarations, load_declarations
 
-__all__ = ["TIERS", "declarations", "read_models", "run"]
+__all__ = ["TIERS", "declarations", "opened_log", "read_models", "run"]
 
 TIERS = ("hot", "warm", "cold", "lake")
 Rows = list[dict[str, Any]]
@@ -40,9 +41,20 @@ Rows = list[dict[str, Any]]
 
 def declarations(settings: Settings) -> Declarations:
     """The stream declarations in force."""
-    return load_declarations(
-        Path(settings.subjects_path) if settings.subjects_path else resources.folder("subjects")
-    )
+    return load_declarations(Path(settings.subjects_path) if settings.subjects_path else resources.folder("subjects"))
+
+
+@contextlib.asynccontextmanager
+async def opened_log(settings: Settings) -> AsyncIterator[tuple[Bus, Log]]:
+    """A connection to NATS and the log on it, for commands."""
+    async with connect(
+        settings.nats_url,
+        name="tidegate command",
+        credentials_file=settings.nats.credentials_file,
+        connect_timeout_seconds=settings.nats.connect_timeout_seconds,
+        request_timeout_seconds=settings.nats.request_timeout_seconds,
+    ) as bus:
+        yield bus, Log(bus, declarations(settings).shards)
 
 
 def read_models(settings: Settings, names: Sequence[str] = TIERS) -> dict[str, ReadModel]:
@@ -52,21 +64,27 @@ def read_models(settings: Settings, names: Sequence[str] = TIERS) -> dict[str, R
         # Each driver is imported only by a process that needs it: together they take a second.
         match name:
             case "hot":
-                from tidegate.tiers.hot import Hot
+                from tidegate.tiers.hot import HotTier
 
-                models[name] = Hot(settings)
+                models[name] = HotTier(settings.redis_url, settings.hot)
             case "warm":
-                from tidegate.tiers.warm import Warm
+                from tidegate.tiers.warm import WarmTier
 
-                models[name] = Warm(settings)
+                models[name] = WarmTier(settings.mongodb_uri, settings.mongodb.database, settings.warm)
             case "cold":
-                from tidegate.tiers.cold import Cold
+                from tidegate.tiers.cold import ColdTier
 
-                models[name] = Cold(settings)
+                models[name] = ColdTier(settings.s3_endpoint, settings.s3)
             case "lake":
-                from tidegate.tiers.lake import Lake
+                from tidegate.tiers.lake import LakeTier
 
-                models[name] = Lake(settings)
+                models[name] = LakeTier(
+                    settings.catalog_uri,
+                    settings.s3_endpoint,
+                    catalog=settings.catalog,
+                    s3=settings.s3,
+                    settings=settings.lake,
+                )
             case _:
                 raise ConfigError("tiers", f"there is no tier {name!r}; there are: {', '.join(TIERS)}")
     return models
@@ -95,7 +113,7 @@ class Process:
         self.bus: Bus | None = None
         self.cells: list[Cell] = []
         self.models = read_models(settings, tiers) if name == "storage-manager" else {}
-        self.queries: Queries | None = None
+        self.queries = Queries(self.models, None)
         self._waiting_for = "starting"
 
     # -- what HTTP asks -----------------------------------------------------------------------------------------
@@ -206,8 +224,20 @@ class Process:
                 )
             )
             self.bus = bus
-            bus.on_disconnect(lambda reason: telemetry.emit(telemetry.BusDisconnected(reason=reason)))
-            bus.on_reconnect(lambda: telemetry.emit(telemetry.BusReconnected()))
+            telemetry.emit(telemetry.BusConnected(server=f"nats-server {bus.server_version}"))
+            lost_at: list[float] = []
+
+            def disconnected(reason: str) -> None:
+                lost_at.append(time.monotonic())
+                telemetry.emit(telemetry.BusDisconnected(reason=reason))
+
+            def reconnected() -> None:
+                outage = time.monotonic() - lost_at[0] if lost_at else 0.0
+                lost_at.clear()
+                telemetry.emit(telemetry.BusReconnected(outage_seconds=outage))
+
+            bus.on_disconnect(disconnected)
+            bus.on_reconnect(reconnected)
             await self._streams(bus)
             log = Log(bus, self.declared.shards)
             if pipeline is not None:
@@ -217,7 +247,7 @@ class Process:
                 stack.push_async_callback(model.aclose)
                 self._add_projections(bus, log, model)
             if self.models:
-                self.queries = Queries(self.models, bus, log)
+                self.queries.attach(log)
             self._waiting_for = ""
             telemetry.emit(telemetry.ProcessStarted(name=self.name))
             async with anyio.create_task_group() as group:
@@ -251,7 +281,9 @@ class Process:
 
     async def _streams(self, bus: Bus) -> None:
         """event-streaming makes the streams as declared; the others wait until they are there."""
-        self._waiting_for = "waiting for the streams INGEST and LOG; event-streaming or `tidegate subjects apply` makes them"
+        self._waiting_for = (
+            "waiting for the streams INGEST and LOG; event-streaming or `tidegate subjects apply` makes them"
+        )
         while True:
             try:
                 if self.name == "event-streaming":

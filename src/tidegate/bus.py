@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import calendar
 import contextlib
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -117,7 +118,8 @@ class Bus:
 
     @property
     def server_version(self) -> str:
-        return str(self._client.connected_server_version)
+        """Such as `2.15.1`."""
+        return str(self._client.connected_server_version).strip("<>").rpartition(" v")[2]
 
     def on_reconnect(self, call: Callable[[], None]) -> Callable[[], None]:
         """Have `call` called after each reconnect; returns a function that takes it off the list again."""
@@ -356,9 +358,9 @@ async def connect(
             await client.close()
         cause = last_error[0] if last_error else error
         raise BusUnavailableError(
-            f"NATS at {url} cannot be reached ({cause or type(cause).__name__}); start it with `tidegate up`,"
-            " or set nats.url (NATS_URL)"
-        ) from error
+            f"NATS at {_without_password(url)} cannot be reached ({cause or type(cause).__name__}); start it with"
+            " `tidegate up`, or set nats.url (NATS_URL)"
+        ) from cause
     try:
         yield bus
     finally:
@@ -382,6 +384,10 @@ async def connect_patiently(
                 return
         await asyncio.sleep(pause)
         pause = min(pause * 2, 5.0)
+
+
+def _without_password(url: str) -> str:
+    return ",".join(re.sub(r"//[^@/]*@", "//***@", one) for one in url.split(","))
 
 
 def _parse_time_ms(text: str) -> int:

@@ -21,6 +21,7 @@ from tidegate.errors import ConfigError
 
 __all__ = [
     "S3",
+    "SHORT_NAMES",
     "Catalog",
     "Cold",
     "Hot",
@@ -84,6 +85,8 @@ class Catalog(_Table, frozen=True):
     warehouse: str = "s3://lake"
     namespace: str = "tidegate"
     table: str = "events"
+    sigv4: bool = True
+    """Sign requests with the S3 keys, as the local server and S3 Tables ask for; other catalogs do not (`false`)."""
 
 
 class Http(_Table, frozen=True):
@@ -219,7 +222,7 @@ class Settings(_Table, frozen=True):
         return self.data_dir / "spans.db" if self.telemetry.local_spans else None
 
 
-_SHORT_NAMES = {
+SHORT_NAMES = {
     "AWS_ACCESS_KEY_ID": ("s3", "access_key"),
     "AWS_REGION": ("s3", "region"),
     "AWS_SECRET_ACCESS_KEY": ("s3", "secret_key"),
@@ -271,10 +274,10 @@ def _overlay(document: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple
     """Put the environment's values into `document`; returns which variable set what."""
     tables = {name: kind for name, kind in get_type_hints(Settings).items() if isinstance(kind, type)}
     origins: dict[tuple[str, str], str] = {}
-    for variable in sorted(environ, key=lambda name: name in _SHORT_NAMES):
+    for variable in sorted(environ, key=lambda name: name in SHORT_NAMES):
         value = environ[variable]
-        if variable in _SHORT_NAMES:
-            table, key = _SHORT_NAMES[variable]
+        if variable in SHORT_NAMES:
+            table, key = SHORT_NAMES[variable]
         elif variable.startswith("TIDEGATE_") and variable != "TIDEGATE_CONFIG":
             name = variable.removeprefix("TIDEGATE_").lower()
             table, _, key = name.partition("_")

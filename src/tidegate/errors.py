@@ -6,6 +6,7 @@ Invariant: code decides on the class and the fields of an error, never on its me
 from __future__ import annotations
 
 __all__ = [
+    "BalanceError",
     "BusError",
     "BusUnavailableError",
     "ConfigError",
@@ -13,6 +14,7 @@ __all__ = [
     "FrameError",
     "LocalServerError",
     "PositionError",
+    "PositionTimeoutError",
     "PublishError",
     "QueryError",
     "RecordError",
@@ -24,6 +26,10 @@ __all__ = [
 
 class TidegateError(Exception):
     """Base of all errors below; its text is meant for people: what, where, and what to do."""
+
+
+class BalanceError(TidegateError):
+    """What came out is not what went in; the text says what was counted where."""
 
 
 class ConfigError(TidegateError):
@@ -102,6 +108,10 @@ class TierUnavailableError(TidegateError):
 
 class QueryError(TidegateError):
     """A query was not understood or not allowed."""
+
+
+class PositionTimeoutError(QueryError):
+    """A query was to wait for a position that was not reached in time; the text says what is still missing."""
 
 
 class LocalServerError(TidegateError):

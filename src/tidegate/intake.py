@@ -17,16 +17,15 @@ from tidegate import frame, subject, telemetry
 from tidegate.actor.ownership import Delivered
 from tidegate.bus import Bus, Outgoing
 from tidegate.config import Settings
+from tidegate.deadletters import ATTEMPTS
 from tidegate.errors import FrameError
 from tidegate.event import DeadLetter
 from tidegate.log import Log, Progress, check_position, dead_messages, event_messages
 from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame, record_id
 
-__all__ = ["ATTEMPTS", "KIND", "IntakeWork"]
+__all__ = ["KIND", "IntakeWork"]
 
 KIND = "intake"
-ATTEMPTS = "Tidegate-Attempts"
-"""Header of a redriven dead letter: which attempt this is."""
 MAX_RECORD_BYTES = 1024 * 1024
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
@@ -147,7 +147,7 @@ class Log:
         """Store facts that belong to no cell (a redrive), atomically."""
         await self._bus.publish_atomic(messages)
 
-    async def read(self, subjects: str, first: int = 1, last: int | None = None) -> AsyncIterator[Stored]:
+    async def read(self, subjects: str, first: int = 1, last: int | None = None) -> AsyncGenerator[Stored, None]:
         """All messages on `subjects` from `first` to `last` (default: the end as of now), in order."""
         if last is None:
             last = (await self.state()).last_sequence

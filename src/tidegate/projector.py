@@ -53,9 +53,7 @@ class ProjectionWork:
 
     async def process(self, batch: Sequence[Delivered]) -> None:
         started = time.monotonic()
-        frames = [
-            recorded(Stored(one.subject, one.sequence, one.time_ms, one.payload, one.headers)) for one in batch
-        ]
+        frames = [recorded(Stored(one.subject, one.sequence, one.time_ms, one.payload, one.headers)) for one in batch]
         before = self._stored or Position(stream=subject.LOG, created=self._created, sequence=0)
         after = before.after(frames)
         tier = self._model.name

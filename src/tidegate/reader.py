@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 from nats.aio.msg import Msg
@@ -23,7 +23,7 @@ _BATCH_BYTES = 16 * 1024 * 1024
 _EXPIRES_SECONDS = 2.0
 
 
-async def read(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncIterator[Stored]:
+async def read(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncGenerator[Stored, None]:
     """All messages on `subjects` with first <= sequence <= last.
 
     Uses an ephemeral consumer without acknowledgements, pulled batch by batch, so memory is bounded. After a lost
@@ -45,7 +45,7 @@ async def read(bus: Bus, stream: str, subjects: str, first: int, last: int) -> A
             await asyncio.sleep(0.2 * attempts)
 
 
-async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncIterator[Stored]:
+async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncGenerator[Stored, None]:
     name = f"read-{uuid.uuid4().hex[:12]}"
     config = {
         "name": name,
@@ -80,6 +80,8 @@ async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int
                     if headers.get("Status") in ("404", "408"):
                         break
                     if headers.get("Status") == "409" and "MaxBytes" in headers.get("Description", ""):
+                        if left < _BATCH:
+                            break  # the next one exceeds what the request has left of its bytes
                         raise BusError(f"reading {stream}", 0, "a message is larger than 16 MB")
                     raise BusUnavailableError(f"reading {stream}: {headers}")
                 sequence, number, stored_ns, pending = map(int, message.reply.split(".")[-4:])

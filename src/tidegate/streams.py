@@ -68,9 +68,7 @@ async def plan(bus: Bus, declarations: Declarations) -> list[Change]:
         server = info["config"]
         for setting, declared in _config(one).items():
             if server.get(setting) != declared:
-                changes.append(
-                    Change(stream=one.name, setting=setting, server=server.get(setting), declared=declared)
-                )
+                changes.append(Change(stream=one.name, setting=setting, server=server.get(setting), declared=declared))
     return changes
 
 

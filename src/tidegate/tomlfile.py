@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from tidegate.errors import ConfigError
 
@@ -47,7 +48,7 @@ def load(path: Path, shape: type[T]) -> T:
     try:
         return msgspec.convert(document, shape)
     except msgspec.ValidationError as error:
-        steps, problem = _explain(error)
+        steps, problem = _explain(error, shape)
         raise ConfigError(f"{path}:{line_of(text, steps)}", problem) from error
 
 
@@ -57,7 +58,7 @@ def nearest(name: str, valid: list[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else f"; valid are: {', '.join(sorted(valid))}"
 
 
-def _explain(error: msgspec.ValidationError) -> tuple[list[str | int], str]:
+def _explain(error: msgspec.ValidationError, shape: type[Any]) -> tuple[list[str | int], str]:
     text = str(error)
     steps: list[str | int] = []
     if at := _AT.search(text):
@@ -68,9 +69,27 @@ def _explain(error: msgspec.ValidationError) -> tuple[list[str | int], str]:
             elif index.isdigit():
                 steps.append(int(index))
     if unknown := _UNKNOWN.search(text):
+        valid = _keys_at(inspect.type_info(shape), steps)
         steps.append(unknown["name"])
-        return steps, f'unknown key "{unknown["name"]}"'
+        return steps, f'unknown key "{unknown["name"]}"{nearest(unknown["name"], valid)}'
     return steps, f"{'.'.join(map(str, steps)) or 'the document'}: {text}"
+
+
+def _keys_at(shape: inspect.Type, steps: list[str | int]) -> list[str]:
+    """The keys that the table at `steps` may have."""
+    match shape:
+        case inspect.Metadata(type=inner):
+            return _keys_at(inner, steps)
+        case inspect.UnionType(types=kinds):
+            return [key for kind in kinds for key in _keys_at(kind, steps)]
+        case inspect.StructType(fields=fields) if not steps:
+            return [one.encode_name for one in fields]
+        case inspect.StructType(fields=fields):
+            return [key for one in fields if one.encode_name == steps[0] for key in _keys_at(one.type, steps[1:])]
+        case inspect.ListType(item_type=item) | inspect.DictType(value_type=item) if steps:
+            return _keys_at(item, steps[1:])
+        case _:
+            return []
 
 
 def line_of(text: str, steps: list[str | int]) -> int:

@@ -7,6 +7,7 @@ waits, and starts again from that position, so that nothing is lost or doubled a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -17,6 +18,9 @@ from tidegate.actor.ownership import Delivered, OwnershipLostError, PinnedConsum
 from tidegate.errors import BusError, BusUnavailableError, FencedError, PositionError, TierUnavailableError
 
 __all__ = ["Cell", "CellStatus", "Work"]
+
+
+FIRST_PAUSE = 0.05
 
 
 class Work(Protocol):
@@ -56,54 +60,68 @@ class Cell:
         self._work = work
         self._consumer = consumer
         self.status = CellStatus(cell=name)
+        self._pause = FIRST_PAUSE
+        self._down: tuple[str, float] | None = None
+        """The tier that is away, and since when."""
 
     async def run(self) -> None:
         """Run until cancelled; every failure is reported and followed by a new start, after a growing pause."""
-        status = self.status
-        pause = 0.1
         try:
             while True:
-                frames = status.frames
-                try:
-                    await self._own()
-                except OwnershipLostError as error:
-                    telemetry.emit(telemetry.OwnershipLost(cell=status.cell, reason=str(error)))
-                    status.state, status.problem = "standby", ""
-                    wait = 0.05
-                except FencedError as error:
-                    telemetry.emit(telemetry.CellFenced(cell=status.cell, reason=str(error)))
-                    status.state, status.problem = "waiting", str(error)
-                    wait = 0.5
-                except PositionError as error:
-                    telemetry.emit(telemetry.CellStopped(cell=status.cell, reason=str(error)))
-                    status.state, status.problem = "refused", str(error)
-                    wait = 10.0
-                except (TierUnavailableError, BusUnavailableError, BusError) as error:
-                    if status.frames > frames:
-                        pause = 0.1
-                    status.state, status.problem = "waiting", str(error)
-                    wait = pause
-                    telemetry.emit(
-                        telemetry.CellWaiting(cell=status.cell, error=str(error), retry_in_seconds=round(wait, 1))
-                    )
-                    pause = min(pause * 2, 5.0)
-                if status.state == "refused" or status.state == "waiting":
-                    await self._consumer.release()
-                await asyncio.sleep(wait)
+                pause = await self._attempt()
+                await asyncio.sleep(pause)
         finally:
             await asyncio.shield(self._consumer.release())
 
+    async def _attempt(self) -> float:
+        """Own the cell until something goes wrong; returns how many seconds to wait before the next attempt."""
+        cell, status = self.status.cell, self.status
+        try:
+            await self._own()
+        except OwnershipLostError as error:
+            telemetry.emit(telemetry.OwnershipLost(cell=cell))
+            status.state, status.problem = "standby", str(error)
+            return 0.05
+        except FencedError as error:
+            telemetry.emit(telemetry.CellFenced(cell=cell, reason=str(error)))
+            status.state, status.problem = "waiting", str(error)
+            wait = 0.5
+        except PositionError as error:
+            telemetry.emit(telemetry.CellStopped(cell=cell, reason=str(error)))
+            status.state, status.problem = "refused", str(error)
+            wait = 10.0
+        except TierUnavailableError as error:
+            wait = self._next_pause()
+            telemetry.emit(telemetry.TierUnavailable(tier=error.tier, error=error.problem, retry_in_seconds=wait))
+            status.state, status.problem = "waiting", str(error)
+            self._down = self._down or (error.tier, time.monotonic())
+        except (BusUnavailableError, BusError) as error:
+            wait = self._next_pause()
+            telemetry.emit(telemetry.CellWaiting(cell=cell, error=str(error), retry_in_seconds=wait))
+            status.state, status.problem = "waiting", str(error)
+        # Whoever can do better may have it.
+        await self._consumer.release()
+        return wait
+
+    def _next_pause(self) -> float:
+        self._pause = min(self._pause * 2, 5.0)
+        return self._pause
+
     async def _own(self) -> None:
-        """1. wait for the pin; 2. read the position; 3. reset the consumer to it; 4. take, commit, acknowledge; again 4."""
+        """Until something goes wrong.
+
+        1. wait for the pin; 2. read the position; 3. reset the consumer to it; 4. take, commit, acknowledge, again.
+        """
         work, consumer, status = self._work, self._consumer, self.status
         await consumer.ensure()
         if status.state == "starting":
             status.state = "standby"
         await consumer.acquire()
+        telemetry.emit(telemetry.OwnershipGained(cell=status.cell))
         status.position = await work.recover()
         await consumer.reset(status.position)
         status.state, status.problem = "running", ""
-        telemetry.emit(telemetry.OwnershipGained(cell=status.cell, position=status.position))
+        telemetry.emit(telemetry.CellStarted(cell=status.cell, position=status.position))
         while True:
             batch = await consumer.take(limit=work.limit, weigh=work.weigh, linger_seconds=work.linger_seconds)
             await work.process(batch)
@@ -111,3 +129,8 @@ class Cell:
             status.position = batch[-1].sequence
             status.pending = batch[-1].pending
             status.frames += len(batch)
+            self._pause = FIRST_PAUSE
+            if self._down is not None:
+                tier, since = self._down
+                self._down = None
+                telemetry.emit(telemetry.TierRecovered(tier=tier, outage_seconds=time.monotonic() - since))

@@ -123,12 +123,17 @@ class PinnedConsumer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._beat * 4):
                     await self._wake.wait()
-            if isinstance(self._trouble, OwnershipLostError):
-                owned, self._trouble = "", None
-            elif self._trouble is not None:
-                raise self._trouble
+            trouble = self._take_trouble()
+            if isinstance(trouble, OwnershipLostError):
+                owned = ""
+            elif trouble is not None:
+                raise trouble
             elif self._pin:
                 return
+
+    def _take_trouble(self) -> TidegateError | None:
+        trouble, self._trouble = self._trouble, None
+        return trouble
 
     async def reset(self, after: int) -> None:
         """Deliver from the first message after sequence `after`. Raises OwnershipLostError if the pin has gone."""

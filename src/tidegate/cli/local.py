@@ -114,7 +114,7 @@ async def status(*, json: Json = False, settings: Given) -> int:
     ]
     console.print(_table("processes", rows))
     if found["up"] is None:
-        console.print("not started by `tidegate up`; what answers was started otherwise", style="dim", markup=False)
+        console.print("`tidegate up` is not running here", style="dim")
     for title, section in found["sections"].items():
         console.print(_table(title, section))
     if found["unreachable"]:
@@ -193,7 +193,11 @@ def serve(name: Literal["nats", "redis", "mongo", "s3"], /, *, settings: Given) 
 
 
 async def run(
-    name: Literal["event-streaming", "transformation-pipeline", "storage-manager"], /, *, settings: Given
+    name: Literal["event-streaming", "transformation-pipeline", "storage-manager"],
+    /,
+    *,
+    tiers: str = "hot,warm,cold,lake",
+    settings: Given,
 ) -> int:
     """Run one of Tidegate's own processes in the foreground, until SIGTERM or Ctrl-C.
 
@@ -201,11 +205,13 @@ async def run(
     ----------
     name
         Which one.
+    tiers
+        The read models that a storage-manager keeps, for one process a tier.
     """
     end_with_parent()
     from tidegate import app
 
-    await app.run(name, settings)
+    await app.run(name, settings, [one.strip() for one in tiers.split(",")])
     return 0
 
 
@@ -235,9 +241,9 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Any:
 
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
+    for number, column in enumerate(columns):
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
     return table

@@ -29,6 +29,17 @@ COMMANDS = (
     ("doctor", "tidegate.cli.local:doctor", "Check each server: reachable, set up rightly, and what to do if not."),
     ("config", "tidegate.cli.local:config", "Print the settings in force."),
     ("serve", "tidegate.cli.local:serve", "Run one local server in the foreground."),
+    ("query", "tidegate.cli.query:app", "Look events up in a read model: hot, warm, cold or lake."),
+    (
+        "subjects",
+        "tidegate.cli.subjects:subjects",
+        "The declared streams: compare with the server, apply, generate schemas.",
+    ),
+    ("publish", "tidegate.cli.events:publish", "Publish the lines of a file or of standard input."),
+    ("tail", "tidegate.cli.events:tail", "Show live events readably."),
+    ("dead", "tidegate.cli.events:dead", "Inputs that could not become events: list, show, redrive."),
+    ("trace", "tidegate.cli.events:trace", "Print the tree of a trace, from the publisher to every read model."),
+    ("demo", "tidegate.cli.demo:demo", "Send generated events through everything, and show that the counts add up."),
     ("run", "tidegate.cli.local:run", "Run one of Tidegate's own processes in the foreground."),
 )
 

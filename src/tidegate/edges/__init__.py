@@ -1,1 +1,1 @@
-"""Edge actors: each decodes what a protocol brings, calls, and encodes the answer."""
+"""Doors to the outside: each decodes a request, puts it to the bus or to the queries, and encodes the answer."""

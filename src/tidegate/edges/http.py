@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -96,7 +96,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Awaitable[None]], Callable[[], None]]:
+def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine[Any, Any, None]], Callable[[], None]]:
     """A coroutine function that serves until stopped, and the function that stops it.
 
     Raises LocalServerError at once when the port is taken.

@@ -5,6 +5,7 @@ Invariant: what a check needs it tries, under a name of its own, and takes away 
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -18,9 +19,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from motor.motor_asyncio import AsyncIOMotorClient
 from msgspec import Struct
 from pyiceberg.catalog.rest import RestCatalog
-from pyiceberg.exceptions import RESTError
+from pyiceberg.exceptions import NoSuchNamespaceError, RESTError
 from pymongo import WriteConcern
-from pymongo.errors import PyMongoError
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -41,6 +42,7 @@ MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 NATS_VERSION = (2, 12)  # atomic publish
 REDIS_VERSION = (7, 0)
 MONGODB_VERSION = (6, 0)
+_VERSION = re.compile(r"(?P<major>\d+)\.(?P<minor>\d+)[0-9A-Za-z.-]*")
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -69,12 +71,13 @@ class _Report:
     def fail(self, check: str, seen: str, advice: str) -> None:
         self.findings.append(Finding(server=self._server, check=check, result="fail", seen=seen, advice=advice))
 
-    def version(self, seen: str, least: tuple[int, int], why: str) -> None:
-        needed = ".".join(map(str, least))
-        if _version(seen) >= least:
+    def version(self, text: str, least: tuple[int, int], note: str = "") -> None:
+        found = _VERSION.search(text)
+        seen = f"{found[0] if found else text}{note}"
+        if found and (int(found["major"]), int(found["minor"])) >= least:
             self.ok("version", seen)
         else:
-            self.fail("version", seen, f"use {needed} or newer{why}")
+            self.fail("version", seen, f"use {least[0]}.{least[1]} or newer")
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -93,11 +96,6 @@ async def examine(settings: Settings) -> list[Finding]:
         for server, check in checks.items():
             group.start_soon(limited, server, check)
     return [finding for report in reports.values() for finding in report.findings]
-
-
-def _version(text: str) -> tuple[int, int]:
-    major, minor = [*text.removeprefix("v").split("."), "0"][:2]
-    return (int(major) if major.isdigit() else 0, int(minor) if minor.isdigit() else 0)
 
 
 def _advice(setting: str, variable: str) -> str:
@@ -119,14 +117,15 @@ async def _nats(settings: Settings, report: _Report) -> None:
             request_timeout_seconds=REACH_SECONDS,
         ) as connection:
             report.ok("reachable", address)
-            report.version(connection.server_version, NATS_VERSION, " for atomic publish")
+            report.version(connection.server_version, NATS_VERSION)
             _max_payload(settings, report, connection.max_payload)
             if await _jetstream(report, connection):
                 await _sync_interval(settings, report)
                 await _atomic_publish(report, connection)
     except BusUnavailableError as error:
-        seen = f"{address}: {_name(error.__cause__ or error)}"
-        report.fail("reachable", seen, _advice("nats.url", "NATS_URL"))
+        cause = error.__cause__
+        why = f"no connection within {REACH_SECONDS:g} s" if isinstance(cause, TimeoutError) else _name(cause or error)
+        report.fail("reachable", f"{address}: {why}", _advice("nats.url", "NATS_URL"))
 
 
 def _max_payload(settings: Settings, report: _Report, size: int) -> None:
@@ -219,9 +218,9 @@ async def _redis(settings: Settings, report: _Report) -> None:
         await connection.delete(key)
         report.ok("reachable", f"{address}, takes writes")
         own = f" (valkey {info['valkey_version']})" if "valkey_version" in info else ""
-        report.version(f"{info['redis_version']}{own}", REDIS_VERSION, "")
+        report.version(str(info["redis_version"]), REDIS_VERSION, own)
         try:
-            config: dict[str, str] = await connection.config_get("*")
+            config = {str(name): str(value) for name, value in (await connection.config_get("*")).items()}
         except ResponseError as error:
             seen = f"unknown: the server does not show its configuration ({_name(error)})"
             report.warn("persistence", seen, "look up appendonly, save and maxmemory-policy at whoever runs it")
@@ -277,7 +276,7 @@ async def _mongodb(settings: Settings, report: _Report) -> None:
     try:
         info = await client.server_info()
         report.ok("reachable", address)
-        report.version(str(info["version"]), MONGODB_VERSION, "")
+        report.version(str(info["version"]), MONGODB_VERSION)
         database = client[settings.mongodb.database]
         name = f"tidegate_doctor_{uuid.uuid4().hex}"
         try:
@@ -289,6 +288,9 @@ async def _mongodb(settings: Settings, report: _Report) -> None:
             report.fail("write concern", _name(error), advice)
         finally:
             await database.drop_collection(name)
+    except ServerSelectionTimeoutError:
+        seen = f"{address}: no server to write to within {REACH_SECONDS:g} s"
+        report.fail("reachable", seen, _advice("mongodb.uri", "MONGODB_URI"))
     except PyMongoError as error:
         report.fail("reachable", f"{address}: {_name(error)}", _advice("mongodb.uri", "MONGODB_URI"))
     finally:
@@ -369,7 +371,7 @@ async def _catalog(settings: Settings, report: _Report) -> None:
             **{
                 "uri": settings.catalog_uri,
                 "warehouse": settings.catalog.warehouse,
-                "rest.sigv4-enabled": "true",
+                "rest.sigv4-enabled": str(settings.catalog.sigv4).lower(),
                 "rest.sigv4.max-retries": "0",
                 "rest.signing-name": "s3tables",
                 "rest.signing-region": settings.s3.region,
@@ -382,7 +384,7 @@ async def _catalog(settings: Settings, report: _Report) -> None:
 
     try:
         names = await anyio.to_thread.run_sync(list_namespaces, abandon_on_cancel=True)
-    except (RESTError, OSError) as error:
+    except (RESTError, NoSuchNamespaceError, OSError) as error:
         advice = "check catalog.warehouse, s3.access_key and s3.secret_key, and what these keys may do"
         report.fail("namespaces", f"{settings.catalog.warehouse} at {address}: {_name(error)}", advice)
     else:

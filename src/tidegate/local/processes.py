@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
-from tidegate.config import _SHORT_NAMES, Settings
+from tidegate.config import SHORT_NAMES, Settings
 from tidegate.local.servers import HOST, NAMES, answers_http, local_servers, server
 
 __all__ = [
@@ -120,7 +120,7 @@ def environment(settings: Settings, base: Mapping[str, str] | None = None) -> di
     """`base` (the environment of this process), changed so that a process started with it has exactly `settings`."""
     base = os.environ if base is None else base
     kept = {
-        name: value for name, value in base.items() if not name.startswith("TIDEGATE_") and name not in _SHORT_NAMES
+        name: value for name, value in base.items() if not name.startswith("TIDEGATE_") and name not in SHORT_NAMES
     }
     kept["TIDEGATE_CONFIG"] = os.devnull
     defaults: dict[str, Any] = msgspec.to_builtins(Settings())

@@ -214,9 +214,16 @@ def server(name: str, settings: Settings) -> Server:
                 "filer.port.grpc": local.s3_filer_grpc_port,
             }
 
-            async def both() -> bool:
-                return await _answers(local.s3_port, _http("/"), b"HTTP/1") and await _answers(
-                    local.catalog_port, _http("/v1/config"), b"HTTP/1"
+            table_bucket = settings.catalog.warehouse.removeprefix("s3://")
+
+            async def with_buckets() -> bool:
+                # The ports answer about 0.4 s before the buckets are made, as seen with 4.48; the filer shows these.
+                filer = f"http://{HOST}:{local.s3_filer_port}/buckets"
+                return (
+                    await _answers(local.s3_port, _http("/"), b"HTTP/1")
+                    and await answers_http(f"http://{HOST}:{local.catalog_port}/v1/config")
+                    and await answers_http(f"{filer}/{settings.s3.bucket}/")
+                    and await answers_http(f"{filer}/{table_bucket}/")
                 )
 
             return Server(
@@ -229,11 +236,11 @@ def server(name: str, settings: Settings) -> Server:
                     *(f"-{flag}={value}" for flag, value in flags.items()),
                     *("-webdav=false", "-admin.ui=false", "-master.telemetry=false"),
                     f"-bucket={settings.s3.bucket}",
-                    f"-tableBucket={settings.catalog.warehouse.removeprefix('s3://')}",
+                    f"-tableBucket={table_bucket}",
                 ],
                 ports=ports,
                 directory=directory,
-                is_ready=both,
+                is_ready=with_buckets,
                 environment={
                     "AWS_ACCESS_KEY_ID": settings.s3.access_key,
                     "AWS_SECRET_ACCESS_KEY": settings.s3.secret_key,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from tidegate.errors import RecordError
@@ -111,7 +112,12 @@ def as_base(
     event = known.base(record, uid, received_ms, when)
     if isinstance(event, str):
         raise RecordError("normalise", f"{known.name}.base", event)
-    return replace(event, status_detail=str(why))
+    return replace(widen(event), status_detail=str(why))
+
+
+def widen(event: Struct) -> OcsfEvent:
+    """The full record of an event that a rule has made with its own attributes only."""
+    return OcsfEvent(**{name: getattr(event, name) for name in event.__struct_fields__})
 
 
 def open_envelope(record: dict[str, Any]) -> Envelope:
@@ -137,7 +143,8 @@ def apply_envelope(event: OcsfEvent, envelope: Envelope) -> OcsfEvent:
 
     Its event type becomes `metadata.event_code` and its timestamp `metadata.original_time`, where these are free.
     """
-    metadata = event.metadata
+    given = event.metadata
+    metadata = Metadata(**{name: getattr(given, name) for name in given.__struct_fields__})
     uid = envelope.event_id or metadata.uid
     correlation = envelope.correlation_id
     if not correlation:

@@ -40,8 +40,12 @@ class FieldRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, r
     """A conversion; by default the one that fits the attribute."""
     lookup: str | None = None
     """The table of `[lookups]` that turns the native value into the attribute's."""
+    present: str | int | bool | None = None
+    """The value when the native field is there at all, whatever it says."""
     default: str | int | bool | None = None
     """The value when no native field is usable."""
+    unless: str | None = None
+    """An attribute set before this one; where it has a value, `default` does not count."""
     value: str | int | bool | None = None
     """A constant."""
 
@@ -216,6 +220,8 @@ class _Checker:
         if setting.lookup is not None and setting.lookup not in self._source.lookups:
             hint = tomlfile.nearest(setting.lookup, list(self._source.lookups))
             raise self._fail(at, f'unknown lookup "{setting.lookup}"{hint}')
+        if setting.unless is not None:
+            self._attribute(at, setting.unless, True)
         if bool(setting.fields) == (setting.value is not None):
             raise self._fail(at, f'"{path}" needs either "from" or "value"')
 

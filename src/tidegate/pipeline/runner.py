@@ -28,6 +28,7 @@ from tidegate.pipeline.fallback import (
     envelope_time,
     open_envelope,
     unknown_source,
+    widen,
 )
 from tidegate.pipeline.rules import load_source
 from tidegate.subject import shard_of
@@ -38,6 +39,7 @@ Codec = Literal["json", "msgpack", "text"]
 
 _CONTENT_TYPES = {"json": "application/json", "msgpack": "application/msgpack", "text": "text/plain"}
 _MOST_UNKNOWN = 1024
+_SUFFIXES = tuple(f"{number:03x}" for number in range(4096))
 
 # What decoding, mapping and encoding can raise on hostile content; anything else is a fault of ours and must be seen.
 _CONTENT_ERRORS = (
@@ -121,30 +123,30 @@ class Pipeline:
         codec = "json" if frame.codec == "text" and known else frame.codec
         decode, encode = self._decoders[codec], self._encode
         received_ms, shards = frame.received_ms, self._shards
-        head, tail = _uid_parts(received_ms, frame.origin)
         lines = into.lines
         into.records += len(frame.records)
-        for index, raw in enumerate(frame.records):
-            stage = "parse"
-            uid = head + "%012x" % ((tail + index) & 0xFFFFFFFFFFFF)
-            try:
-                record = decode(raw)
-                stage = "normalise"
-                if record.__class__ is not dict or ("data" in record and record.keys() <= ENVELOPE_KEYS):
-                    event = self._unusual(decode, raw, known, frame.source, uid, received_ms)
+        for start in range(0, len(frame.records), len(_SUFFIXES)):
+            head = _uid_head(received_ms, frame.origin, start // len(_SUFFIXES))
+            for raw, suffix in zip(frame.records[start:], _SUFFIXES, strict=False):
+                uid = head + suffix
+                stage = "parse"
+                try:
+                    record = decode(raw)
+                    stage = "normalise"
+                    if record.__class__ is not dict or ("data" in record and record.keys() <= ENVELOPE_KEYS):
+                        event = self._unusual(decode, raw, known, frame.source, uid, received_ms)
+                    else:
+                        event = route(record, uid, received_ms, None)
+                        if event.__class__ is str:
+                            event = as_base(known, decode(raw), uid, received_ms, event)
+                    stage = "validate"
+                    line = encode(event)
+                    shard = crc32(event.metadata.correlation_uid.encode()) % shards
+                except _CONTENT_ERRORS as error:
+                    letter = _dead_letter(error, stage, codec, raw, frame, uid, start + int(suffix, 16))
+                    into.dead[shard_of(uid, shards)].append(letter)
                 else:
-                    mapped = route(record, uid, received_ms, None)
-                    event = (
-                        mapped
-                        if mapped.__class__ is OcsfEvent
-                        else as_base(known, decode(raw), uid, received_ms, mapped)
-                    )
-                stage = "validate"
-                line = encode(event)
-            except _CONTENT_ERRORS as error:
-                into.dead[shard_of(uid, shards)].append(_dead_letter(error, stage, codec, raw, frame, uid, index))
-            else:
-                lines[crc32(event.metadata.correlation_uid.encode()) % shards].append(line)
+                    lines[shard].append(line)
 
     def _unknown(self, source: str) -> Mapper:
         if source not in self._unknowns:
@@ -188,20 +190,20 @@ class Pipeline:
         mapped = route(as_record(fresh(), known), uid, received_ms, when)
         if isinstance(mapped, str):
             return as_base(known, as_record(fresh(), known), uid, received_ms, mapped, when)
-        return mapped
+        return widen(mapped)
 
 
-def _uid_parts(received_ms: int, origin: str) -> tuple[str, int]:
-    """What all UUIDs (version 7) of a frame begin with, and the number that their last 12 digits count from."""
+def _uid_head(received_ms: int, origin: str, chunk: int) -> str:
+    """All but the last three digits of the UUIDs (version 7) of a chunk of a frame."""
     time = f"{received_ms & 0xFFFFFFFFFFFF:012x}"
-    digest = blake2b(origin.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{time[:8]}-{time[8:]}-7{digest[:3]}-{'89ab'[int(digest[3], 16) & 3]}{digest[4:7]}-", int(digest[7:19], 16)
+    digest = blake2b(f"{origin}/{chunk}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{time[:8]}-{time[8:]}-7{digest[:3]}-{'89ab'[int(digest[3], 16) & 3]}{digest[4:7]}-{digest[7:16]}"
 
 
 def record_id(frame: RawFrame, index: int) -> str:
     """The id that the record at `index` of `frame` gets when it brings none of its own."""
-    head, tail = _uid_parts(frame.received_ms, frame.origin)
-    return head + f"{(tail + index) & 0xFFFFFFFFFFFF:012x}"
+    chunk, place = divmod(index, len(_SUFFIXES))
+    return _uid_head(frame.received_ms, frame.origin, chunk) + _SUFFIXES[place]
 
 
 def _dead_letter(

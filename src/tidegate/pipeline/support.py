@@ -5,13 +5,12 @@ Invariant: a value that finds no place as an attribute is put where it becomes p
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 from tidegate.errors import RecordError
 from tidegate.pipeline.functions import to_text
 
-__all__ = ["AF_INET", "AF_INET6", "RecordError", "inet_pton", "key_text", "settle_time", "spill"]
+__all__ = ["RecordError", "key_text", "settle_time", "spill"]
 
 
 def key_text(value: Any, rule: str) -> str:

@@ -46,7 +46,7 @@ def documents_of(frames: Sequence[Recorded]) -> list[RawBSONDocument]:
                 "_id": record_id(one.sequence, index),
                 "_crc": zlib.crc32(line),
                 "_at": at,
-                "_seen": list(seen_in(head)),
+                "_seen": sorted(seen_in(head)),
             }
             documents.append(RawBSONDocument(_encode(line, head, ours)))
     return documents

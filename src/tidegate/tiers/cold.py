@@ -184,6 +184,7 @@ class ColdTier:
         wanted = cold_index.fingerprint(key)
         events: list[tuple[int, bytes]] = []
         scanned = frames_read = 0
+        cut = False
         async with self._objects.reaching(), AsyncExitStack() as stack:
             ahead: dict[str, Summary] = {}
             walks = {}
@@ -201,7 +202,10 @@ class ColdTier:
                 if one.last_ms < since or one.first_ms >= until:
                     continue
                 scanned += 1
-                for entry in await self._frames_with(shard, one, wanted):
+                for entry in reversed(await self._frames_with(shard, one, wanted)):
+                    if len(events) >= limit:
+                        cut = True
+                        break
                     payload = await self._objects.read(shard, one.after, entry.offset, entry.offset + entry.length)
                     frames_read += 1
                     lines = frame.inflate(payload, "zstd", 2**31).split(b"\n")[:-1]
@@ -215,7 +219,7 @@ class ColdTier:
             events=[line for _, line in events[:limit]],
             objects_scanned=scanned,
             frames_read=frames_read,
-            complete=not ahead and len(events) <= limit,
+            complete=not (ahead or cut) and len(events) <= limit,
         )
 
     async def _frames_with(self, shard: str, one: Summary, wanted: int) -> list[FrameEntry]:

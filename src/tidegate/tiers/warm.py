@@ -37,7 +37,7 @@ __all__ = ["WarmTier"]
 # them.
 UNAVAILABLE = (ConnectionFailure, OperationFailure)
 DUPLICATE_KEY = 11000
-INDEX_OPTIONS_CONFLICT = 85
+INDEX_CONFLICTS = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict: MongoDB and its stand-in differ
 RUNS_CODE = frozenset({"$where", "$function", "$accumulator"})
 FIND_SECONDS = 10
 
@@ -77,7 +77,7 @@ class WarmTier:
             try:
                 await self._events.create_index("_at", expireAfterSeconds=ttl_seconds)
             except OperationFailure as error:
-                if error.code != INDEX_OPTIONS_CONFLICT:
+                if error.code not in INDEX_CONFLICTS:
                     raise
                 index = {"keyPattern": {"_at": 1}, "expireAfterSeconds": ttl_seconds}
                 await self._database.command("collMod", self._events.name, index=index)

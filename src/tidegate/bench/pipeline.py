@@ -1,0 +1,88 @@
+"""The pipeline alone: frames of native records to encoded OCSF events, on one core, without any server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+
+from tidegate import resources
+from tidegate.bench.material import native, raw_frames
+from tidegate.bench.report import Report, balanced, made, rounds
+from tidegate.config import Settings
+from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
+from tidegate.subject import load_declarations
+
+__all__ = ["run"]
+
+BAR = 150_000
+
+
+async def run(settings: Settings, *, events: int = 100_000, seconds: float = 8.0) -> Report:
+    """Runs of `events` events, for `seconds` or three times, whichever is longer."""
+    began = time.monotonic()
+    rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
+    declared = load_declarations(
+        Path(settings.subjects_path) if settings.subjects_path else resources.folder("subjects")
+    )
+    pipeline = Pipeline.load(declared.shards, rules)
+    frames = [native(one, number) for number, one in enumerate(raw_frames(events))]
+    readable = [raw for one in frames for raw in one.records if _is_json(raw)]
+    _run(pipeline, frames[: max(1, len(frames) // 10)], declared.shards)
+    runs, limit_runs, latencies = [], [], []
+    size = 0
+    for _ in rounds(seconds):
+        times, size = _run(pipeline, frames, declared.shards)
+        latencies += times
+        runs.append(events / sum(times))
+        limit_runs.append(len(readable) / _decode_and_encode(readable))
+        await asyncio.sleep(0)
+    return made(
+        bench="pipeline",
+        events=events,
+        runs=runs,
+        limit="msgspec decode and encode of the same records, nothing else",
+        limit_runs=limit_runs,
+        bar=BAR,
+        latencies=latencies,
+        latency="a frame of 1,000 records of one source, from its bytes to encoded events",
+        fsync="nothing is stored",
+        bytes_per_event=sum(len(raw) for one in frames for raw in one.records) / events,
+        began=began,
+        place="memory, one core",
+        note=f"{size / events:.0f} bytes per event come out, {events - len(readable)} records are no JSON",
+    )
+
+
+def _run(pipeline: Pipeline, frames: list[RawFrame], shards: int) -> tuple[list[float], int]:
+    """Seconds for each frame, and the bytes that came out."""
+    clock = time.perf_counter
+    times = []
+    size = found = 0
+    for one in frames:
+        outcome = Outcome(shards)
+        start = clock()
+        pipeline.run(one, outcome)
+        times.append(clock() - start)
+        size += sum(len(line) for lines in outcome.lines for line in lines)
+        found += sum(map(len, outcome.lines)) + sum(map(len, outcome.dead)) + sum(outcome.filtered.values())
+    balanced("events, dead letters and filtered", found, sum(len(one.records) for one in frames))
+    return times, size
+
+
+def _decode_and_encode(records: list[bytes]) -> float:
+    decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
+    start = time.perf_counter()
+    for raw in records:
+        encode(decode(raw))
+    return time.perf_counter() - start
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True

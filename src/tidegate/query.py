@@ -1,0 +1,470 @@
+"""Queries over the read models; each may wait until what its caller has published can be seen.
+
+Invariant: a query changes nothing, and an answer says which read model gave it.
+
+A position to wait for is `INGEST/<partition>/<sequence>`, as a publisher's receipt prints it, or `LOG/<sequence>`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+import msgspec
+
+from tidegate import telemetry
+from tidegate.errors import BusUnavailableError, PositionTimeoutError, QueryError, TierUnavailableError
+from tidegate.log import Log
+from tidegate.projection import Position, ReadModel
+from tidegate.projector import cells_of
+from tidegate.tiers.head import decode_heads
+
+if TYPE_CHECKING:
+    # Each brings its driver along; the command line uses one at a time.
+    from tidegate.tiers.cold import ColdTier, Found
+    from tidegate.tiers.hot import HotTier, MinuteCount
+    from tidegate.tiers.lake import LakeTier
+    from tidegate.tiers.lake_sql import Answer as Rows
+
+__all__ = ["Answer", "ArchiveObject", "Queries", "TierName", "parse_after", "parse_time"]
+
+TierName = Literal["hot", "warm", "cold", "lake"]
+
+ORDER = ("hot", "warm", "lake")
+"""Where to look when no tier is named, the quickest first. Cold holds what lake holds, and is slower to search."""
+MAX_EVENTS = 10_000
+MAX_ROWS = 100_000
+MAX_SQL_SECONDS = 300
+INTAKE = "intake"
+SKEW_MS = 86_400_000
+"""An event is not logged before it happens, and no clock is taken to be more than a day fast."""
+
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_RELATIVE = re.compile(r"(\d{1,9})([a-z]+)", re.ASCII)
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?P<zone>[Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+_AFTER = re.compile(r"INGEST/(?P<partition>\d{1,4})/(?P<frame>\d{1,19})|LOG/(?P<sequence>\d{1,19})", re.ASCII)
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Events, and the tier that they are from."""
+
+    tier: str
+    events: list[bytes]
+    """Each as JSON."""
+    complete: bool = True
+    """False when a search through the archive was ended by its limits."""
+
+
+class ArchiveObject(msgspec.Struct, frozen=True, kw_only=True):
+    """One object of the cold archive."""
+
+    shard: str
+    first: int
+    """It holds the shard's event frames with first <= sequence <= last."""
+    last: int
+    bytes: int
+    events: int
+    logged_ms: int
+    """When the log stored its last frame."""
+    first_ms: int
+    """Earliest and latest event time in it."""
+    last_ms: int
+
+
+class Searchable(ReadModel, Protocol):
+    """What all four tiers can be asked."""
+
+    async def get(self, event_id: str) -> bytes | Found | None: ...
+
+    async def by_correlation(self, correlation_id: str, limit: int = 100) -> list[bytes] | Found: ...
+
+    async def by_observable(
+        self, value: str, limit: int = 100, *, since_ms: int | None = None, until_ms: int | None = None
+    ) -> list[bytes] | Found: ...
+
+
+Look = Callable[[Searchable], Awaitable["bytes | list[bytes] | Found | None"]]
+
+
+def parse_time(text: str, now_ms: int | None = None) -> int:
+    """RFC 3339, milliseconds since 1970, or how long ago (`90s`, `15m`, `2h`, `7d`), as milliseconds since 1970.
+
+    Raises QueryError that says what is wrong with `text`.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdecimal():
+        # Today's time in seconds has ten digits.
+        if len(text) < 12:
+            raise QueryError(f"{text!r} is before 1973 in milliseconds since 1970; were seconds meant? Append 000")
+        if len(text) > 15:
+            raise QueryError(f"{text!r} is too large for milliseconds since 1970")
+        return int(text)
+    if match := _RELATIVE.fullmatch(text):
+        unit = _UNITS_MS.get(match[2])
+        if unit is None:
+            raise QueryError(f"{text!r}: {match[2]!r} is no unit; use {', '.join(_UNITS_MS)}")
+        return (time.time_ns() // 1_000_000 if now_ms is None else now_ms) - int(match[1]) * unit
+    match = _RFC_3339.fullmatch(text)
+    if match is None:
+        raise QueryError(
+            f"{text!r} is no time; use RFC 3339 (2026-01-31T12:00:00Z), milliseconds since 1970, or 15m, 2h, 7d"
+        )
+    if match["zone"] is None:
+        raise QueryError(f"{text!r} has no time zone; append Z for UTC")
+    try:
+        parsed = datetime.fromisoformat(text.upper())
+        return round(parsed.timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise QueryError(f"{text!r} is no time: {error}") from error
+
+
+def parse_after(text: str) -> tuple[int | None, int]:
+    """(partition, sequence) of `INGEST/<partition>/<sequence>`, (None, sequence) of `LOG/<sequence>`."""
+    match = _AFTER.fullmatch(text.strip())
+    if match is None:
+        raise QueryError(f"{text!r} is no position; use INGEST/<partition>/<sequence> or LOG/<sequence>")
+    if match["sequence"] is not None:
+        return None, int(match["sequence"])
+    return int(match["partition"]), int(match["frame"])
+
+
+class _Served:
+    """What a query turns out to have found; for telemetry."""
+
+    def __init__(self, tier: str) -> None:
+        self.tier = tier
+        self.rows = 0
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    """What a read model must have taken in."""
+
+    created: str
+    """Creation time of the log."""
+    sequences: dict[int, int]
+    """By shard."""
+    deadline: float
+
+
+class Queries:
+    """Queries over some of the read models hot, warm, cold and lake."""
+
+    def __init__(self, models: Mapping[str, ReadModel], log: Log | None, *, wait_seconds: float = 10.0) -> None:
+        """`models` by name, open or not; without `log` nothing can be waited for."""
+        self._models = cast("Mapping[str, Searchable]", models)
+        self._log = log
+        self._wait_seconds = wait_seconds
+        self._opened: set[str] = set()
+
+    def attach(self, log: Log) -> None:
+        """From now on positions in `log` can be waited for."""
+        self._log = log
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    async def get(self, event_id: str, tier: TierName | None = None, *, after: str | None = None) -> Answer:
+        """The event with this id, or none; without `tier` from the first of hot, warm and lake that has it."""
+
+        async def look(model: Searchable) -> bytes | Found | None:
+            return await model.get(event_id)
+
+        return await self._first("get", tier, after, look)
+
+    async def by_correlation(
+        self, correlation_id: str, limit: int = 100, tier: TierName | None = None, *, after: str | None = None
+    ) -> Answer:
+        """The latest events with this correlation id; without `tier` from the first that has any.
+
+        Hot has the most recent ones only; name another tier for those before.
+        """
+        _check_limit(limit)
+
+        async def look(model: Searchable) -> list[bytes] | Found:
+            return await model.by_correlation(correlation_id, limit)
+
+        return await self._first("correlation", tier, after, look)
+
+    async def by_observable(
+        self,
+        value: str,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        limit: int = 100,
+        tier: TierName | None = None,
+        *,
+        after: str | None = None,
+    ) -> Answer:
+        """The latest events in which `value` was seen, with since <= event time < until.
+
+        Tiers as for `by_correlation`.
+        """
+        _check_limit(limit)
+        _check_range(since_ms, until_ms)
+
+        async def look(model: Searchable) -> list[bytes] | Found:
+            return await model.by_observable(value, limit, since_ms=since_ms, until_ms=until_ms)
+
+        return await self._first("observable", tier, after, look)
+
+    async def _first(self, kind: str, tier: TierName | None, after: str | None, look: Look) -> Answer:
+        """The first answer that is not empty. One that could not be had (a tier is away, or behind) is an error only
+        when no other tier has found anything."""
+        names: Sequence[str] = (tier,) if tier else [name for name in ORDER if name in self._models]
+        failure: TierUnavailableError | PositionTimeoutError | None = None
+        answer = Answer(tier=names[-1], events=[])
+        with self._serving(names[0], kind) as served:
+            wanted = await self._wanted(after)
+            for served.tier in names:
+                try:
+                    model = await self._reached(served.tier, wanted)
+                    answer = _answer(served.tier, await look(model))
+                except (TierUnavailableError, PositionTimeoutError) as error:
+                    failure = failure or error
+                    continue
+                if answer.events:
+                    break
+            else:
+                if failure is not None:
+                    raise failure
+            served.rows = len(answer.events)
+        return answer
+
+    # -- what only one tier has ---------------------------------------------------------------------------------
+
+    async def counts(self, since_ms: int, until_ms: int, *, after: str | None = None) -> list[MinuteCount]:
+        """Events by minute, class and severity, as hot counts them, for since <= minute < until."""
+        _check_range(since_ms, until_ms)
+        with self._serving("hot", "counts") as served:
+            hot = cast("HotTier", await self._reached("hot", await self._wanted(after)))
+            found = await hot.counts(since_ms, until_ms)
+            served.rows = len(found)
+        return found
+
+    async def sql(
+        self, statement: str, max_rows: int = 1000, timeout_seconds: float = 10.0, *, after: str | None = None
+    ) -> Rows:
+        """The rows of one SELECT over the lake's table `events`. Raises QueryError for anything else."""
+        if not 1 <= max_rows <= MAX_ROWS:
+            raise QueryError(f"max_rows must be from 1 to {MAX_ROWS}, not {max_rows}")
+        if not 0 < timeout_seconds <= MAX_SQL_SECONDS:
+            raise QueryError(f"timeout_seconds must be above 0 and at most {MAX_SQL_SECONDS}, not {timeout_seconds:g}")
+        with self._serving("lake", "sql") as served:
+            lake = cast("LakeTier", await self._reached("lake", await self._wanted(after)))
+            found = await lake.query(statement, max_rows=max_rows, timeout_seconds=timeout_seconds)
+            served.rows = len(found.rows)
+        return found
+
+    async def archive(
+        self,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        limit: int = 1000,
+        *,
+        after: str | None = None,
+    ) -> list[ArchiveObject]:
+        """Objects of the cold archive that may hold events with since <= event time < until, latest logged first."""
+        _check_limit(limit)
+        _check_range(since_ms, until_ms)
+        with self._serving("cold", "objects") as served:
+            cold = cast("ColdTier", await self._reached("cold", await self._wanted(after)))
+            found = await _archived(cold, since_ms, until_ms, limit)
+            served.rows = len(found)
+        return found
+
+    async def between(
+        self, since_ms: int | None, until_ms: int | None, limit: int = 100, *, after: str | None = None
+    ) -> Answer:
+        """Events of the cold archive with since <= event time < until: those logged last."""
+        _check_limit(limit)
+        _check_range(since_ms, until_ms)
+        events: list[tuple[int, bytes]] = []
+        with self._serving("cold", "range") as served:
+            cold = cast("ColdTier", await self._reached("cold", await self._wanted(after)))
+            for one in await _archived(cold, since_ms, until_ms, MAX_EVENTS):
+                async for recorded in cold.get_range(one.shard, one.first, one.last):
+                    lines = recorded.lines()
+                    events += [
+                        (head.time, line)
+                        for head, line in zip(decode_heads(lines), lines, strict=True)
+                        if _within(head.time, head.time, since_ms, until_ms)
+                    ]
+                if len(events) > limit:
+                    break
+            events.sort(key=lambda one: one[0], reverse=True)
+            served.rows = min(len(events), limit)
+        return Answer(tier="cold", events=[line for _, line in events[:limit]], complete=len(events) <= limit)
+
+    # -- positions ----------------------------------------------------------------------------------------------
+
+    async def positions(self) -> dict[str, object]:
+        """The log's extent, and where each cell of each read model stands; `unavailable` names the tiers that do not
+        say, with the reason."""
+        log = self._needed_log()
+        state = await log.state()
+        newest = await log.last_event_sequences()
+        tiers: dict[str, object] = {}
+        unavailable: dict[str, str] = {}
+        for name in self._models:
+            try:
+                cells = await self._cells(await self._open(name))
+            except TierUnavailableError as error:
+                unavailable[name] = error.problem
+                continue
+            tiers[name] = {
+                cell: {"position": position, "newest": _target(cell, newest)} for cell, position in cells.items()
+            }
+        return {"log": state, "tiers": tiers, "unavailable": unavailable}
+
+    async def _cells(self, model: Searchable) -> dict[str, Position | None]:
+        return {cell: await model.position(cell) for cell in cells_of(model, self._needed_log().shards)}
+
+    async def _wanted(self, after: str | None) -> _Wanted | None:
+        """What must be in a read model for it to show `after`; waits until that is in the log."""
+        if after is None:
+            return None
+        log = self._needed_log()
+        partition, sequence = parse_after(after)
+        deadline = time.monotonic() + self._wait_seconds
+        if partition is not None:
+            sequence = await self._in_log(log, partition, sequence, deadline)
+        created = ""
+
+        async def missing() -> str:
+            nonlocal created
+            state = await log.state()
+            created = state.created
+            return "" if state.last_sequence >= sequence else f"the log ends at {state.last_sequence}"
+
+        await _until(missing, deadline, f"LOG/{sequence}")
+        newest = await log.last_event_sequences()
+        # A shard's frames up to `sequence` are in when its cell is at `sequence`, or at the newest frame there is.
+        return _Wanted(created, {shard: min(sequence, last) for shard, last in newest.items()}, deadline)
+
+    async def _in_log(self, log: Log, partition: int, sequence: int, deadline: float) -> int:
+        """Waits until the intake has come to `sequence`; returns a position of the log behind all that came of it."""
+        committed = 0
+
+        async def missing() -> str:
+            nonlocal committed
+            committed, progress = await log.progress(INTAKE, partition)
+            at = progress.sequence if progress else 0
+            return "" if at >= sequence else f"the intake of partition {partition} is at {at}"
+
+        await _until(missing, deadline, f"INGEST/{partition}/{sequence}")
+        return committed
+
+    async def _reached(self, name: str, wanted: _Wanted | None) -> Searchable:
+        """The tier, ready to be asked, once it has taken in what is wanted."""
+        model = await self._open(name)
+        if wanted is None:
+            return model
+
+        async def missing() -> str:
+            behind = []
+            for cell, position in (await self._cells(model)).items():
+                at = position.sequence if position is not None and position.created == wanted.created else 0
+                if at < _target(cell, wanted.sequences):
+                    behind.append(f"cell {cell} is at {at} of {_target(cell, wanted.sequences)}")
+            return ", ".join(behind)
+
+        await _until(missing, wanted.deadline, name)
+        return model
+
+    async def _open(self, name: str) -> Searchable:
+        model = self._models.get(name)
+        if model is None:
+            raise QueryError(f"there is no tier {name!r} here; there is {', '.join(self._models)}")
+        if name not in self._opened:
+            await model.open()
+            self._opened.add(name)
+        return model
+
+    def _needed_log(self) -> Log:
+        if self._log is None:
+            raise BusUnavailableError("positions cannot be compared without the log")
+        return self._log
+
+    @contextmanager
+    def _serving(self, tier: str, kind: str) -> Iterator[_Served]:
+        started = time.monotonic()
+        served = _Served(tier)
+        with telemetry.span(f"query {kind}", attributes={"tidegate.query": kind}) as span:
+            yield served
+            found: dict[str, str | int | float | bool] = {
+                "tidegate.tier": served.tier,
+                "tidegate.rows": served.rows,
+            }
+            span.set(**found)
+            telemetry.emit(
+                telemetry.QueryServed(tier=served.tier, kind=kind, rows=served.rows, seconds=time.monotonic() - started)
+            )
+
+
+async def _until(missing: Callable[[], Awaitable[str]], deadline: float, what: str) -> None:
+    """Asks until nothing is missing. Raises PositionTimeoutError with what is, at the deadline."""
+    pause = 0.01
+    while answer := await missing():
+        if time.monotonic() + pause > deadline:
+            raise PositionTimeoutError(f"still waiting for {what}: {answer}")
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 0.2)
+
+
+def _target(cell: str, sequences: Mapping[int, int]) -> int:
+    return max(sequences.values(), default=0) if cell == "all" else sequences[int(cell)]
+
+
+def _answer(tier: str, found: bytes | list[bytes] | Found | None) -> Answer:
+    match found:
+        case None:
+            return Answer(tier=tier, events=[])
+        case bytes():
+            return Answer(tier=tier, events=[found])
+        case list():
+            return Answer(tier=tier, events=found)
+        case _:
+            return Answer(tier=tier, events=found.events, complete=found.complete)
+
+
+async def _archived(cold: ColdTier, since_ms: int | None, until_ms: int | None, limit: int) -> list[ArchiveObject]:
+    found = []
+    for shard in await cold.shards():
+        taken = 0
+        async for one in cold.objects(shard):
+            if taken == limit or (since_ms is not None and one.logged_ms < since_ms - SKEW_MS):
+                break
+            if not _within(one.first_ms, one.last_ms, since_ms, until_ms):
+                continue
+            taken += 1
+            found.append(
+                ArchiveObject(
+                    shard=shard,
+                    first=one.after + 1,
+                    last=one.last,
+                    bytes=one.size,
+                    events=one.count,
+                    logged_ms=one.logged_ms,
+                    first_ms=one.first_ms,
+                    last_ms=one.last_ms,
+                )
+            )
+    return sorted(found, key=lambda one: one.logged_ms, reverse=True)[:limit]
+
+
+def _within(first_ms: int, last_ms: int, since_ms: int | None, until_ms: int | None) -> bool:
+    return (since_ms is None or last_ms >= since_ms) and (until_ms is None or first_ms < until_ms)
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= MAX_EVENTS:
+        raise QueryError(f"limit must be from 1 to {MAX_EVENTS}, not {limit}")
+
+
+def _check_range(since_ms: int | None, until_ms: int | None) -> None:
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise QueryError("since must be before until")

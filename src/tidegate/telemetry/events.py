@@ -1,0 +1,300 @@
+"""The operational events: each class declares its log line, the metrics it moves and what it puts on the span.
+
+Invariant: label fields are names out of a small set (cells, tiers, routes); reasons and errors are never labels.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tidegate.telemetry.emission import Event
+from tidegate.telemetry.metrics import counter, gauge, histogram
+
+__all__ = [
+    "BusConnected",
+    "BusDisconnected",
+    "BusReconnected",
+    "CellFenced",
+    "CellStarted",
+    "CellStopped",
+    "CellWaiting",
+    "FrameRefused",
+    "FramesPublished",
+    "HttpServed",
+    "IntakeCommitted",
+    "OwnershipGained",
+    "OwnershipLost",
+    "ProcessStarted",
+    "ProcessStopped",
+    "ProjectionApplied",
+    "PublishRetried",
+    "QueryServed",
+    "TierRecovered",
+    "TierUnavailable",
+]
+
+_bus_connected = partial(gauge, "bus_connected", "1 while NATS is connected")
+_cell_owned = partial(gauge, "cell_owned", "1 while this process owns the cell", labels=("cell",))
+_cell_running = partial(gauge, "cell_running", "1 while the cell runs in this process", labels=("cell",))
+_process_up = partial(gauge, "process_up", "1 while the process serves", labels=("name",))
+_tier_up = partial(gauge, "tier_up", "1 while the read model takes writes", labels=("tier",))
+
+
+class FramesPublished(Event, frozen=True, kw_only=True):
+    """Frames of one source were acknowledged by JetStream; `bytes` as stored, `seconds` from send to last ack."""
+
+    tag = "frames.published"
+    text = "frames published"
+    level = "debug"
+    on_span = "attributes"
+    metrics = (
+        counter("published_frames", "Frames acknowledged by JetStream", amount="frames", labels=("source",)),
+        counter("published_records", "Records acknowledged by JetStream", amount="records", labels=("source",)),
+        counter("published_bytes", "Bytes acknowledged by JetStream", amount="bytes", labels=("source",)),
+        histogram("publish", "From send to acknowledgement", labels=("source",)),
+    )
+    source: str
+    frames: int
+    records: int
+    bytes: int
+    seconds: float
+
+
+class PublishRetried(Event, frozen=True, kw_only=True):
+    """A frame was not acknowledged and is sent again as `attempt` (from 2)."""
+
+    tag = "publish.retried"
+    text = "publishing again"
+    level = "warning"
+    metrics = (counter("publish_retries", "Frames sent again"),)
+    attempt: int
+    reason: str
+
+
+class IntakeCommitted(Event, frozen=True, kw_only=True):
+    """One fenced commit to LOG; `records` = `events` + `dead` + `filtered`."""
+
+    tag = "intake.committed"
+    text = "intake committed"
+    level = "debug"
+    on_span = "attributes"
+    metrics = (
+        counter("intake_frames", "Input frames committed", amount="frames", labels=("cell",)),
+        counter("intake_records", "Input records committed", amount="records", labels=("cell",)),
+        counter("intake_events", "Events written to LOG", amount="events", labels=("cell",)),
+        counter("intake_dead_letters", "Dead letters written to LOG", amount="dead", labels=("cell",)),
+        counter("intake_filtered", "Records left out by a filter rule", amount="filtered", labels=("cell",)),
+        counter("intake_bytes", "Input bytes committed", amount="bytes", labels=("cell",)),
+        histogram("intake_commit", "From pull to commit of one batch", labels=("cell",)),
+    )
+    cell: str
+    frames: int
+    records: int
+    events: int
+    dead: int
+    filtered: int
+    bytes: int
+    seconds: float
+
+
+class FrameRefused(Event, frozen=True, kw_only=True):
+    """A whole frame became a dead letter."""
+
+    tag = "frame.refused"
+    text = "frame refused"
+    level = "warning"
+    metrics = (counter("refused_frames", "Frames that could not be opened", labels=("cell", "rule")),)
+    cell: str
+    rule: str
+    error: str
+
+
+class ProjectionApplied(Event, frozen=True, kw_only=True):
+    """A batch of LOG frames and its position are in the read model; `lag` frames are still to come."""
+
+    tag = "projection.applied"
+    text = "projection applied"
+    level = "debug"
+    on_span = "attributes"
+    metrics = (
+        counter("projected_frames", "LOG frames applied", amount="frames", labels=("tier", "cell")),
+        counter("projected_events", "Events applied", amount="events", labels=("tier", "cell")),
+        histogram("projection_apply", "One write of a batch to the read model", labels=("tier", "cell")),
+        gauge("projection_lag_frames", "LOG frames not yet applied", amount="lag", labels=("tier", "cell")),
+        _tier_up(amount=1),
+    )
+    tier: str
+    cell: str
+    frames: int
+    events: int
+    seconds: float
+    lag: int
+
+
+class TierUnavailable(Event, frozen=True, kw_only=True):
+    """The server behind a read model refused or did not answer; the projection waits and tries again."""
+
+    tag = "tier.unavailable"
+    text = "tier unavailable"
+    level = "warning"
+    metrics = (counter("tier_failures", "Failed writes to the tier", labels=("tier",)), _tier_up(amount=0))
+    tier: str
+    error: str
+    retry_in_seconds: float
+
+
+class TierRecovered(Event, frozen=True, kw_only=True):
+    """A read model takes writes again."""
+
+    tag = "tier.recovered"
+    text = "tier recovered"
+    metrics = (
+        counter("tier_outage_seconds", "Time without the tier", amount="outage_seconds", labels=("tier",)),
+        _tier_up(amount=1),
+    )
+    tier: str
+    outage_seconds: float
+
+
+class CellStarted(Event, frozen=True, kw_only=True):
+    """A cell works on from `position`."""
+
+    tag = "cell.started"
+    text = "cell started"
+    metrics = (counter("cell_starts", "Starts of the cell", labels=("cell",)), _cell_running(amount=1))
+    cell: str
+    position: str | int
+
+
+class CellStopped(Event, frozen=True, kw_only=True):
+    """A cell has ended, its last commit done or given up."""
+
+    tag = "cell.stopped"
+    text = "cell stopped"
+    metrics = (_cell_running(amount=0),)
+    cell: str
+    reason: str
+
+
+class CellFenced(Event, frozen=True, kw_only=True):
+    """Another writer moved the cell's position; this one's commit was refused as a whole."""
+
+    tag = "cell.fenced"
+    text = "cell fenced"
+    level = "warning"
+    metrics = (counter("cell_fences", "Commits refused by the fence", labels=("cell",)),)
+    cell: str
+    reason: str
+
+
+class CellWaiting(Event, frozen=True, kw_only=True):
+    """A cell, or a whole process, could not go on; it tries again."""
+
+    tag = "cell.waiting"
+    text = "waiting, will try again"
+    level = "warning"
+    metrics = (counter("cell_failures", "Failures that were tried again", labels=("cell",)),)
+    cell: str
+    error: str
+    retry_in_seconds: float
+
+
+class OwnershipGained(Event, frozen=True, kw_only=True):
+    """The server pinned the cell's consumer to this process."""
+
+    tag = "ownership.gained"
+    text = "ownership gained"
+    metrics = (counter("ownership_gains", "Pins gained", labels=("cell",)), _cell_owned(amount=1))
+    cell: str
+
+
+class OwnershipLost(Event, frozen=True, kw_only=True):
+    """The server took the pin away, or gave it to another process."""
+
+    tag = "ownership.lost"
+    text = "ownership lost"
+    metrics = (counter("ownership_losses", "Pins lost", labels=("cell",)), _cell_owned(amount=0))
+    cell: str
+
+
+class BusConnected(Event, frozen=True, kw_only=True):
+    """The first connection to NATS stands; `server` is its name and version, never a URL with credentials."""
+
+    tag = "bus.connected"
+    text = "bus connected"
+    metrics = (_bus_connected(amount=1),)
+    server: str
+
+
+class BusDisconnected(Event, frozen=True, kw_only=True):
+    """The connection to NATS is gone; the client keeps trying."""
+
+    tag = "bus.disconnected"
+    text = "bus disconnected"
+    level = "warning"
+    metrics = (counter("bus_disconnects", "Lost connections to NATS"), _bus_connected(amount=0))
+    reason: str
+
+
+class BusReconnected(Event, frozen=True, kw_only=True):
+    """The connection to NATS stands again."""
+
+    tag = "bus.reconnected"
+    text = "bus reconnected"
+    metrics = (
+        counter("bus_outage_seconds", "Time without NATS", amount="outage_seconds"),
+        _bus_connected(amount=1),
+    )
+    outage_seconds: float
+
+
+class QueryServed(Event, frozen=True, kw_only=True):
+    """A query was answered from `tier` with `rows` rows."""
+
+    tag = "query.served"
+    text = "query served"
+    level = "debug"
+    on_span = "attributes"
+    metrics = (
+        histogram("query", "Queries answered", labels=("tier", "kind")),
+        counter("query_rows", "Rows answered", amount="rows", labels=("tier", "kind")),
+    )
+    tier: str
+    kind: str
+    rows: int
+    seconds: float
+
+
+class HttpServed(Event, frozen=True, kw_only=True):
+    """An HTTP request was answered; `route` is the template (`/v1/events/{id}`), never the path as asked."""
+
+    tag = "http.served"
+    text = "http served"
+    level = "debug"
+    on_span = "attributes"
+    metrics = (
+        counter("http_requests", "HTTP requests answered", labels=("method", "route", "status")),
+        histogram("http_request", "HTTP requests answered", labels=("method", "route")),
+    )
+    method: str
+    route: str
+    status: int
+    seconds: float
+
+
+class ProcessStarted(Event, frozen=True, kw_only=True):
+    """A process serves."""
+
+    tag = "process.started"
+    text = "process started"
+    metrics = (_process_up(amount=1),)
+    name: str
+
+
+class ProcessStopped(Event, frozen=True, kw_only=True):
+    """A process has ended its work in order."""
+
+    tag = "process.stopped"
+    text = "process stopped"
+    metrics = (_process_up(amount=0),)
+    name: str

@@ -1,0 +1,188 @@
+"""Frames as rows of the lake's table, and as data files.
+
+Invariant: every event becomes exactly one row, however odd its fields; the column `event` keeps the truth.
+
+Partitions are day(time) and class_uid. A file holds rows of one partition and takes about 5 ms to write, so a commit of
+events that are spread over many days would take long: beyond MAX_PARTITIONS, the smallest partitions of a commit share
+unpartitioned files, by a second partition spec of the same table. Their time range still stands in their statistics.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import bin_pack_arrow_table, pyarrow_to_schema, write_file
+from pyiceberg.manifest import DataFile
+from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+from pyiceberg.table import WriteTask
+from pyiceberg.table.metadata import TableMetadata
+
+from tidegate.projection import Recorded
+from tidegate.tiers.head import Endpoint, EventHead, decode_heads, seen_in
+from tidegate.tiers.lake_table import ARROW_SCHEMA
+
+__all__ = ["Partition", "Rows", "collect", "write"]
+
+MAX_PARTITIONS = 256
+
+Partition = tuple[int, int]
+"""Days since 1970, class_uid."""
+Rows = dict[Partition | None, list[pa.RecordBatch]]
+
+# 0001-01-01 and the last millisecond of 9999: what Iceberg's day partitions, and most readers, can express.
+_MIN_MS, _MAX_MS = -62_135_596_800_000, 253_402_300_799_999
+_DAY_MS = 86_400_000
+_BATCH_ROWS = 8192
+
+
+class Row(EventHead, frozen=True, kw_only=True, gc=False):
+    """What the columns are filled from."""
+
+    category_uid: int = 0
+    activity_id: int = 0
+    type_uid: int = 0
+
+
+_DECODER = msgspec.json.Decoder(Row)
+_NOWHERE = Endpoint()
+
+
+def _rows(lines: Sequence[bytes]) -> list[Row]:
+    try:
+        return list(map(_DECODER.decode, lines))
+    except msgspec.ValidationError:
+        return [_row(line) for line in lines]
+
+
+def _row(line: bytes) -> Row:
+    try:
+        return _DECODER.decode(line)
+    except msgspec.ValidationError:
+        (head,) = decode_heads([line])
+        return Row(**msgspec.structs.asdict(head))
+
+
+class _Open:
+    """Rows of one partition that are not yet a batch."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[Recorded, int]] = []
+        self.rows: list[Row] = []
+        self.lines: list[bytes] = []
+
+
+def collect(frames: Sequence[Recorded]) -> tuple[Rows, list[pa.RecordBatch]]:
+    """The rows of the largest MAX_PARTITIONS partitions, and those of the others."""
+    done: Rows = {}
+    filling: dict[Partition, _Open] = {}
+    for one in frames:
+        lines = one.lines()
+        for index, row in enumerate(_rows(lines)):
+            key = (row.time // _DAY_MS, row.class_uid)
+            here = filling.get(key)
+            if here is None:
+                here = filling[key] = _Open()
+            here.places.append((one, index))
+            here.rows.append(row)
+            here.lines.append(lines[index])
+            if len(here.rows) == _BATCH_ROWS:
+                _close(done, key, filling.pop(key))
+    for key, here in filling.items():
+        _close(done, key, here)
+    largest = sorted(done, key=lambda key: sum(batch.num_rows for batch in done[key]), reverse=True)
+    spread = [batch for key in sorted(largest[MAX_PARTITIONS:]) for batch in done.pop(key)]
+    return done, spread
+
+
+def _close(done: Rows, key: Partition, here: _Open) -> None:
+    day = max(_MIN_MS // _DAY_MS, min(key[0], _MAX_MS // _DAY_MS))
+    class_uid = max(-(2**31), min(key[1], 2**31 - 1))
+    done.setdefault((day, class_uid), []).append(_batch(here))
+
+
+def _batch(here: _Open) -> pa.RecordBatch:
+    rows = here.rows
+    sources = [row.src_endpoint or _NOWHERE for row in rows]
+    targets = [row.dst_endpoint or _NOWHERE for row in rows]
+    devices = [row.device or _NOWHERE for row in rows]
+    columns = [
+        pa.array([one.sequence for one, _ in here.places], pa.int64()),
+        pa.array([index for _, index in here.places], pa.int32()),
+        pa.array([one.shard for one, _ in here.places], pa.int32()),
+        pa.array(list(map(zlib.crc32, here.lines)), pa.int64()),
+        _times([row.time for row in rows]),
+        _integers([row.class_uid for row in rows], pa.int32()),
+        _integers([row.category_uid for row in rows], pa.int32()),
+        _integers([row.activity_id for row in rows], pa.int32()),
+        _integers([row.type_uid for row in rows], pa.int64()),
+        _integers([row.severity_id for row in rows], pa.int32()),
+        [row.metadata.uid for row in rows],
+        [row.metadata.correlation_uid for row in rows],
+        [row.source for row in rows],
+        [endpoint.ip for endpoint in sources],
+        _integers([endpoint.port for endpoint in sources], pa.int32()),
+        [endpoint.ip for endpoint in targets],
+        _integers([endpoint.port for endpoint in targets], pa.int32()),
+        [row.user_name for row in rows],
+        [endpoint.hostname for endpoint in devices],
+        here.lines,
+        [sorted(seen_in(row)) for row in rows],
+    ]
+    arrays = [
+        pa.array(column, field.type) if isinstance(column, list) else column
+        for column, field in zip(columns, ARROW_SCHEMA, strict=True)
+    ]
+    return pa.record_batch(arrays, schema=ARROW_SCHEMA)
+
+
+def _integers(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values beyond the type become its nearest one."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, OverflowError):
+        bound = 2 ** (kind.bit_width - 1)
+        return pa.array([one if one is None else max(-bound, min(one, bound - 1)) for one in values], kind)
+
+
+def _times(values: list[int]) -> pa.Array:
+    """Microseconds; times beyond the years 1 and 9999 become the first and the last moment of them."""
+    if min(values) < _MIN_MS or max(values) > _MAX_MS:
+        values = [max(_MIN_MS, min(one, _MAX_MS)) for one in values]
+    return pa.array(values, pa.timestamp("ms", tz="UTC")).cast(ARROW_SCHEMA.field("time").type)
+
+
+def write(
+    rows: Mapping[Partition | None, list[pa.RecordBatch]], metadata: TableMetadata, io: FileIO
+) -> Iterator[DataFile]:
+    """Write the rows of each partition (None: of none) to files of at most the table's target size, in parallel."""
+    schema = pyarrow_to_schema(ARROW_SCHEMA, name_mapping=metadata.schema().name_mapping)
+    target_bytes = int(metadata.properties["write.target-file-size-bytes"])
+    write_id = uuid.uuid4()
+    numbers = itertools.count()
+    tasks = (
+        WriteTask(
+            write_uuid=write_id,
+            task_id=next(numbers),
+            schema=schema,
+            record_batches=batches,
+            partition_key=_key(partition, metadata) if partition else None,
+        )
+        for partition, of_partition in rows.items()
+        for batches in bin_pack_arrow_table(pa.Table.from_batches(of_partition), target_bytes)
+    )
+    return write_file(io, metadata, tasks)
+
+
+def _key(partition: Partition, metadata: TableMetadata) -> PartitionKey:
+    spec = metadata.spec()
+    values = [
+        PartitionFieldValue(field=field, value=value) for field, value in zip(spec.fields, partition, strict=True)
+    ]
+    return PartitionKey(field_values=values, partition_spec=spec, schema=metadata.schema())

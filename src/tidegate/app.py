@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -22,16 +22,16 @@ from tidegate.actor.cell import Cell
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
-from tidegate.edges import rest_ingest, rest_query
 from tidegate.edges.http import application, serving
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
-from tidegate.intake import KIND, IntakeWork
 from tidegate.log import Log
-from tidegate.pipeline.runner import Pipeline
 from tidegate.projection import ReadModel
 from tidegate.projector import ProjectionWork, cells_of
-from tidegate.query import Queries
 from tidegate.subject import Declarations, load_declarations
+
+if TYPE_CHECKING:
+    from tidegate.pipeline.runner import Pipeline
+    from tidegate.query import Queries
 
 __all__ = ["TIERS", "declarations", "opened_log", "read_models", "run"]
 
@@ -113,7 +113,7 @@ class Process:
         self.bus: Bus | None = None
         self.cells: list[Cell] = []
         self.models = read_models(settings, tiers) if name == "storage-manager" else {}
-        self.queries = Queries(self.models, None)
+        self.queries: Queries | None = None
         self._waiting_for = "starting"
 
     # -- what HTTP asks -----------------------------------------------------------------------------------------
@@ -193,6 +193,8 @@ class Process:
 
     def _routes(self) -> list[ControllerRouterHandler]:
         if self.name == "event-streaming":
+            from tidegate.edges import rest_ingest
+
             return rest_ingest.routes(
                 lambda: self.bus,
                 self.declared.partitions,
@@ -200,14 +202,22 @@ class Process:
                 self.settings.ingest.max_inflated_bytes,
             )
         if self.name == "storage-manager":
+            from tidegate.edges import rest_query
+            from tidegate.query import Queries
+
+            self.queries = Queries(self.models, None)
             return rest_query.routes(lambda: self.queries)
         return []
 
     async def _work(self) -> None:
         settings = self.settings
-        # A broken rule must end the process at once, not after NATS has come up.
-        rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
-        pipeline = Pipeline.load(self.declared.shards, rules) if self.name == "transformation-pipeline" else None
+        pipeline = None
+        if self.name == "transformation-pipeline":
+            from tidegate.pipeline.runner import Pipeline
+
+            # A broken rule must end the process at once, not after NATS has come up.
+            rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
+            pipeline = Pipeline.load(self.declared.shards, rules)
 
         def waiting(error: BusUnavailableError, pause: float) -> None:
             telemetry.emit(telemetry.CellWaiting(cell=self.name, error=str(error), retry_in_seconds=pause))
@@ -246,7 +256,7 @@ class Process:
             for model in self.models.values():
                 stack.push_async_callback(model.aclose)
                 self._add_projections(bus, log, model)
-            if self.models:
+            if self.queries is not None:
                 self.queries.attach(log)
             self._waiting_for = ""
             telemetry.emit(telemetry.ProcessStarted(name=self.name))
@@ -256,6 +266,8 @@ class Process:
                 group.start_soon(anyio.sleep_forever)
 
     def _add_intake(self, bus: Bus, log: Log, pipeline: Pipeline, partition: int) -> None:
+        from tidegate.intake import KIND, IntakeWork
+
         consumer = PinnedConsumer(
             bus,
             subject.INGEST,

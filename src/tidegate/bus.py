@@ -31,6 +31,8 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 NO_MESSAGE_FOUND = 10037
 WRONG_LAST_SEQUENCE = 10071
+_NOT_NOW = (429, 503)
+"""Codes (like HTTP's) of errors that pass: too many requests, storage or JetStream not available."""
 
 
 class Outgoing(NamedTuple):
@@ -94,10 +96,10 @@ class Bus:
 
     def __init__(self, client: Client, request_timeout_seconds: float) -> None:
         self._client = client
-        self._timeout = request_timeout_seconds
+        self.timeout_seconds = request_timeout_seconds
         self._inbox = ""
         self._tokens = 0
-        self._waiting: dict[str, asyncio.Future[PublishAck]] = {}
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._on_reconnect: list[Callable[[], None]] = []
         self._on_disconnect: list[Callable[[str], None]] = []
         self._subscription: Subscription | None = None
@@ -133,13 +135,35 @@ class Bus:
     # -- requests -----------------------------------------------------------------------------------------------
 
     async def request(self, subject: str, payload: bytes = b"", timeout_seconds: float | None = None) -> Msg:
-        """One request, one answer. Raises BusUnavailableError when none comes."""
+        """One request, one answer. Raises BusUnavailableError when none comes, at once when the connection is lost."""
+        return await self._answer(await self._ask(Outgoing(subject, payload, {})), subject, timeout_seconds)
+
+    async def _ask(self, message: Outgoing) -> asyncio.Future[Msg]:
+        """Send with a reply subject of its own; the future gets the answer, or BusUnavailableError."""
         if not self.connected:
-            raise BusUnavailableError(f"not connected to NATS; {subject} was not sent")
+            raise BusUnavailableError(f"not connected to NATS; {message.subject} was not sent")
+        self._tokens += 1
+        token = f"{self._inbox}.{self._tokens}"
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        future.add_done_callback(lambda _: self._waiting.pop(token, None))
         try:
-            return await self._client.request(subject, payload, timeout=timeout_seconds or self._timeout)
+            await self._client.publish(message.subject, message.payload, reply=token, headers=message.headers or None)
         except (NatsError, OSError) as error:
-            raise BusUnavailableError(f"{subject}: no answer ({type(error).__name__})") from error
+            future.cancel()
+            raise BusUnavailableError(f"could not send to {message.subject}: {error}") from error
+        return future
+
+    async def _answer(self, future: asyncio.Future[Msg], what: str, timeout_seconds: float | None) -> Msg:
+        seconds = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                message = await future
+        except TimeoutError:
+            raise BusUnavailableError(f"{what}: no answer within {seconds:g} s") from None
+        if not message.data and message.headers and message.headers.get("Status") == "503":
+            raise BusUnavailableError(f"{what}: nobody is there to answer")
+        return message
 
     async def api(self, call: str, body: object = None) -> dict[str, Any]:
         """A JetStream API call (`STREAM.INFO.LOG`). Raises BusError with the server's error code."""
@@ -193,32 +217,29 @@ class Bus:
 
     # -- publishing ---------------------------------------------------------------------------------------------
 
-    async def submit(self, message: Outgoing) -> asyncio.Future[PublishAck]:
-        """Send without waiting; the future gets the acknowledgement, BusError or BusUnavailableError.
+    async def submit(self, message: Outgoing) -> asyncio.Future[Any]:
+        """Send without waiting for the acknowledgement.
 
-        The caller bounds how many futures are open and waits for each with a timeout (`acknowledged`).
+        The caller bounds how many futures are open and waits for each with `acknowledged`.
         """
-        if not self.connected:
-            raise BusUnavailableError("not connected to NATS")
-        self._tokens += 1
-        token = f"{self._inbox}.{self._tokens}"
-        future: asyncio.Future[PublishAck] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = future
-        future.add_done_callback(lambda _: self._waiting.pop(token, None))
-        try:
-            await self._client.publish(message.subject, message.payload, reply=token, headers=message.headers or None)
-        except (NatsError, OSError) as error:
-            future.cancel()
-            raise BusUnavailableError(f"could not send to {message.subject}: {error}") from error
-        return future
+        return await self._ask(message)
 
-    async def acknowledged(self, future: asyncio.Future[PublishAck]) -> PublishAck:
-        """Wait for the acknowledgement. Raises BusError, or BusUnavailableError after the request timeout."""
+    async def acknowledged(self, future: asyncio.Future[Any], timeout_seconds: float | None = None) -> PublishAck:
+        """Wait for the acknowledgement of a `submit`.
+
+        Raises BusError when the server has refused the message, and BusUnavailableError when it cannot take it now or
+        has not answered within the timeout (default: the request timeout).
+        """
+        message = await self._answer(future, "publish", timeout_seconds)
         try:
-            async with asyncio.timeout(self._timeout):
-                return await future
-        except TimeoutError:
-            raise BusUnavailableError(f"no acknowledgement within {self._timeout:g} s") from None
+            answer = _ANSWER.decode(message.data)
+        except msgspec.MsgspecError as error:
+            raise BusError("publish", 0, f"unreadable answer: {error}") from error
+        if answer.error is None:
+            return PublishAck(answer.stream, answer.seq, answer.duplicate, answer.count)
+        if answer.error.code in _NOT_NOW:
+            raise BusUnavailableError(f"publish: {answer.error.description}")
+        raise BusError("publish", answer.error.err_code, answer.error.description)
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> PublishAck:
         """Publish one message to a stream and wait for the acknowledgement."""
@@ -271,30 +292,14 @@ class Bus:
 
     async def _answered(self, message: Msg) -> None:
         future = self._waiting.get(message.subject)
-        if future is None or future.done():
-            return
-        if not message.data:
-            status = (message.headers or {}).get("Status", "")
-            what = "no stream takes this subject" if status == "503" else f"empty answer {status}"
-            future.set_exception(BusUnavailableError(f"publish: {what}"))
-            return
-        try:
-            answer = _ANSWER.decode(message.data)
-        except msgspec.MsgspecError as error:
-            future.set_exception(BusError("publish", 0, f"unreadable answer: {error}"))
-            return
-        if answer.error is not None:
-            future.set_exception(BusError("publish", answer.error.err_code, answer.error.description))
-        else:
-            future.set_result(PublishAck(answer.stream, answer.seq, answer.duplicate, answer.count))
+        if future is not None and not future.done():
+            future.set_result(message)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def _disconnected(self) -> None:
         reason = str(self._client.last_error or "connection lost")
-        for future in list(self._waiting.values()):
-            if not future.done():
-                future.set_exception(BusUnavailableError(f"connection to NATS lost: {reason}"))
+        self._give_up(f"connection to NATS lost: {reason}")
         for call in list(self._on_disconnect):
             call(reason)
 
@@ -309,9 +314,13 @@ class Bus:
                 if self._client.is_connected:
                     await self._client.flush(timeout=1)
         await self._client.close()
+        self._give_up("the connection was closed")
+
+    def _give_up(self, reason: str) -> None:
         for future in list(self._waiting.values()):
             if not future.done():
-                future.set_exception(BusUnavailableError("the connection was closed"))
+                future.set_exception(BusUnavailableError(reason))
+                future.exception()  # seen: whoever waits gets it, and perhaps nobody does any more
 
 
 @contextlib.asynccontextmanager

@@ -27,6 +27,9 @@ __all__ = ["KIND", "IntakeWork"]
 
 KIND = "intake"
 MAX_RECORD_BYTES = 1024 * 1024
+MAX_COMMIT_BYTES = 16 * 1024 * 1024
+MAX_RECORDS = 20_000
+"""A commit is closed by the frame that reaches either, whatever the headers of its frames say."""
 
 
 class IntakeWork:
@@ -61,8 +64,26 @@ class IntakeWork:
         return self.progress.sequence
 
     async def process(self, batch: Sequence[Delivered]) -> None:
-        """Decide, then commit events, dead letters and the progress record in one atomic batch."""
+        """Decide, then commit events, dead letters and the progress record in one atomic batch.
+
+        A batch that turns out to be much larger than its headers said is committed in parts.
+        """
+        part: list[Delivered] = []
+        outcome = Outcome(self._log.shards)
+        size = 0
         started = time.monotonic()
+        for one in batch:
+            size += self._decide(one, outcome)
+            part.append(one)
+            # Let heartbeats and the other cells in between frames: deciding one takes milliseconds.
+            await asyncio.sleep(0)
+            if size >= MAX_COMMIT_BYTES or outcome.records >= MAX_RECORDS:
+                await self._commit(part, outcome, started)
+                part, outcome, size, started = [], Outcome(self._log.shards), 0, time.monotonic()
+        if part:
+            await self._commit(part, outcome, started)
+
+    async def _commit(self, batch: Sequence[Delivered], outcome: Outcome, started: float) -> None:
         cell = f"{KIND}.{self._partition}"
         parents = list(dict.fromkeys(t for one in batch if (t := one.headers.get(frame.TRACEPARENT))))
         with telemetry.span(
@@ -71,11 +92,6 @@ class IntakeWork:
             links=parents[1:],
             attributes={"tidegate.cell": cell, "tidegate.frames": len(batch)},
         ) as span:
-            outcome = Outcome(self._log.shards)
-            for one in batch:
-                self._decide(one, outcome)
-                # Let heartbeats and the other cells in between frames: deciding one takes milliseconds.
-                await asyncio.sleep(0)
             events = sum(map(len, outcome.lines))
             dead = sum(map(len, outcome.dead))
             filtered = sum(outcome.filtered.values())
@@ -111,7 +127,8 @@ class IntakeWork:
                 )
             )
 
-    def _decide(self, message: Delivered, outcome: Outcome) -> None:
+    def _decide(self, message: Delivered, outcome: Outcome) -> int:
+        """Put what becomes of the frame into `outcome`; returns the size of its records in bytes."""
         headers = message.headers
         source = subject.source_from(message.subject)
         content_type = headers.get(frame.CONTENT_TYPE, "")
@@ -131,7 +148,8 @@ class IntakeWork:
             codec, records = frame.open_frame(message.payload, content_type, content_encoding, self._max_inflated)
         except FrameError as error:
             self._refuse(raw, 0, error.rule, error.problem, message.payload, content_type, content_encoding, outcome)
-            return
+            return len(message.payload)
+        size = sum(map(len, records))
         if max(map(len, records)) > MAX_RECORD_BYTES:
             for index, record in enumerate(records):
                 if len(record) > MAX_RECORD_BYTES:
@@ -143,6 +161,7 @@ class IntakeWork:
             raw = msgspec.structs.replace(raw, origin=f"{origin}/rest")
         if records:
             self._pipeline.run(msgspec.structs.replace(raw, codec=codec, records=records), outcome)
+        return size
 
     def _refuse(
         self,

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -45,7 +45,7 @@ class Receipt(msgspec.Struct, frozen=True):
 class _Frame:
     """Records on their way into one message."""
 
-    __slots__ = ("bytes", "done", "records", "source", "timer")
+    __slots__ = ("before", "bytes", "done", "records", "source", "timer")
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -53,6 +53,8 @@ class _Frame:
         self.bytes = 0
         self.done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
+        self.before: asyncio.Future[Receipt] | None = None
+        """The frame to be stored before this one, where order is promised."""
 
 
 class Publisher:
@@ -110,6 +112,9 @@ class Publisher:
         self._room = asyncio.Condition()
         self._id = uuid.uuid4().hex
         self._frames = 0
+        self._latest: asyncio.Future[Receipt] | None = None
+        self._retrying = 0
+        """Frames that have been sent in vain and are to be sent again."""
         self._compressor = zstandard.ZstdCompressor(level=1)
 
     async def __aenter__(self) -> Publisher:
@@ -141,7 +146,19 @@ class Publisher:
         store some twice.
         """
         encoded = [self._encode(event) for event in events]
-        futures = [future async for future in self._add_many(encoded)]
+        futures = []
+        opened, most_bytes, most_records = self._open, self._frame_bytes, self._frame_records
+        for record, source in encoded:
+            # The quick way in: an open frame with room, nothing to wait for.
+            one = opened.get(source)
+            size = len(record)
+            if one is not None and one.bytes + size < most_bytes and len(one.records) + 1 < most_records:
+                one.records.append(record)
+                one.bytes += size
+                self._pending_bytes += size
+                futures.append(one.done)
+            else:
+                futures.append(await self._add(record, source))
         await self.flush()
         return [future.result() for future in futures]
 
@@ -155,19 +172,6 @@ class Publisher:
             await asyncio.gather(*tasks)
         for future in waiting:
             await future
-
-    async def _add_many(self, encoded: Sequence[tuple[bytes, str]]) -> AsyncIterator[asyncio.Future[Receipt]]:
-        for record, source in encoded:
-            # The quick way in: an open frame with room, nothing to wait for.
-            one = self._open.get(source)
-            size = len(record)
-            if one is not None and one.bytes + size < self._frame_bytes and len(one.records) + 1 < self._frame_records:
-                one.records.append(record)
-                one.bytes += size
-                self._pending_bytes += size
-                yield one.done
-            else:
-                yield await self._add(record, source)
 
     async def _add(self, record: bytes, source: str) -> asyncio.Future[Receipt]:
         size = len(record)
@@ -196,19 +200,18 @@ class Publisher:
         match event:
             case bytes():
                 record = event
-            case str():
-                record = event.encode()
-            case Envelope():
-                record = _ENCODER.encode(event)
-                source = event.source or source
             case _:
                 try:
-                    record = _ENCODER.encode(event)
-                except (TypeError, RecursionError, UnicodeEncodeError) as error:
-                    raise PublishError(f"the event cannot be encoded as JSON: {error}") from error
+                    record = event.encode() if isinstance(event, str) else _ENCODER.encode(event)
+                except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                    raise PublishError(f"the event cannot be encoded: {error}") from error
+                if isinstance(event, Envelope):
+                    source = event.source or source
         if b"\n" in record:
-            # Outside of strings JSON may hold line breaks, inside of them never; a frame has one record a line.
+            # A frame has one record a line. JSON may hold line breaks outside of strings, never inside.
             record = record.strip() if self._codec == "text" else record.replace(b"\n", b" ")
+            if b"\n" in record:
+                raise PublishError("a text event is one line; publish its lines one by one, or as a JSON string")
         if not record or record.isspace():
             raise PublishError("the event is empty")
         if len(record) > 4 * 1024 * 1024 - 1024:
@@ -231,6 +234,8 @@ class Publisher:
             one.timer.cancel()
         self._frames += 1
         number = self._frames
+        if self._partition is not None:
+            one.before, self._latest = self._latest, one.done
         task = asyncio.create_task(self._deliver(one, number), name=f"publish frame {number}")
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
@@ -247,7 +252,7 @@ class Publisher:
                 attributes={"tidegate.source": one.source, "tidegate.records": len(one.records)},
             ) as span:
                 message = self._message(one, to, f"{self._id}-{number}", span.traceparent)
-                ack = await self._until_stored(message)
+                ack = await self._until_stored(message, one.before)
                 span.set(**{"tidegate.sequence": ack.seq, "tidegate.duplicate": ack.duplicate})
                 telemetry.emit(
                     telemetry.FramesPublished(
@@ -285,23 +290,34 @@ class Publisher:
             headers[frame.TRACEPARENT] = traceparent
         return Outgoing(to, payload, headers)
 
-    async def _until_stored(self, message: Outgoing) -> PublishAck:
+    async def _until_stored(self, message: Outgoing, before: asyncio.Future[Receipt] | None) -> PublishAck:
         assert self._bus is not None, "a Publisher is used with `async with`"
         deadline = time.monotonic() + self._retry
         attempt = 0
         pause = 0.05
-        while True:
-            attempt += 1
-            try:
-                return await self._bus.acknowledged(await self._bus.submit(message))
-            except BusError as error:
-                # The server has answered: the same frame will be refused again.
-                raise PublishError(f"{message.subject}: the server refused the frame: {error.description}") from error
-            except BusUnavailableError as error:
-                if time.monotonic() + pause > deadline:
-                    raise PublishError(
-                        f"{message.subject}: not acknowledged after {attempt} attempts in {self._retry:g} s: {error}"
-                    ) from error
-                telemetry.emit(telemetry.PublishRetried(attempt=attempt, reason=str(error)))
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0)
+        failed = False
+        try:
+            while True:
+                if before is not None and self._retrying:
+                    await asyncio.wait([before])
+                attempt += 1
+                try:
+                    future = await self._bus.submit(message)
+                    left = max(0.0, deadline - time.monotonic())
+                    return await self._bus.acknowledged(future, min(left, self._bus.timeout_seconds))
+                except BusError as error:
+                    # The server has answered: the same frame will be refused again.
+                    raise PublishError(f"{message.subject}: the server refused it: {error.description}") from error
+                except BusUnavailableError as error:
+                    if not failed:
+                        failed = True
+                        self._retrying += 1
+                    if time.monotonic() + pause > deadline:
+                        tried = f"not acknowledged after {attempt} attempts in {self._retry:g} s"
+                        raise PublishError(f"{message.subject}: {tried}: {error}") from error
+                    telemetry.emit(telemetry.PublishRetried(attempt=attempt, reason=str(error)))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
+        finally:
+            if failed:
+                self._retrying -= 1

@@ -342,7 +342,7 @@ class Queries:
 
         await _until(missing, deadline, f"LOG/{sequence}")
         newest = await log.last_event_sequences()
-        # A shard's frames up to `sequence` are in when its cell is at `sequence`, or at the newest frame there is.
+        # What is in the log up to `sequence` is in a cell that has come so far, or has the newest frame of its shard.
         return _Wanted(created, {shard: min(sequence, last) for shard, last in newest.items()}, deadline)
 
     async def _in_log(self, log: Log, partition: int, sequence: int, deadline: float) -> int:

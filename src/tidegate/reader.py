@@ -94,7 +94,10 @@ async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int
                 yield Stored(message.subject, sequence, stored_ns // 1_000_000, message.data, message.headers or {})
                 if pending == 0 or sequence == last:
                     return
-            # Expired without being full: there may be more only if the range does not end here.
+            # Expired without being full. What was pending may have been removed since, by a rollup.
+            info = await bus.api(f"CONSUMER.INFO.{stream}.{name}")
+            if info["num_pending"] == 0:
+                return
     finally:
         await bus.unsubscribe(subscription)
         with contextlib.suppress(BusError, BusUnavailableError):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+import anyio
 import msgspec
 
 from tidegate import telemetry
@@ -71,7 +72,9 @@ class Cell:
                 pause = await self._attempt()
                 await asyncio.sleep(pause)
         finally:
-            await asyncio.shield(self._consumer.release())
+            # Also while all of the process is being cancelled: others shall take over at once.
+            with anyio.move_on_after(2, shield=True):
+                await self._consumer.release()
 
     async def _attempt(self) -> float:
         """Own the cell until something goes wrong; returns how many seconds to wait before the next attempt."""

@@ -146,9 +146,7 @@ class PinnedConsumer:
         self._open_requests = 0
         self._trouble = None
         self._wake.clear()
-        info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")
-        pinned = (info.get("priority_groups") or [{}])[0].get("pinned_client_id", "")
-        if pinned != self._pin:
+        if await self._pinned() != self._pin:
             self._pin = ""
             raise OwnershipLostError(f"{self._durable}: another client owns it now")
         await self._bus.api(f"CONSUMER.RESET.{self._stream}.{self._durable}", {"seq": after + 1})
@@ -196,9 +194,16 @@ class PinnedConsumer:
             await self._bus.unsubscribe(self._subscription)
             self._subscription = None
         if self._pin:
-            self._pin = ""
+            pin, self._pin = self._pin, ""
             with contextlib.suppress(BusError, BusUnavailableError):
-                await self._bus.api(f"CONSUMER.UNPIN.{self._stream}.{self._durable}", {"group": GROUP})
+                # Whoever owns the consumer meanwhile shall keep it.
+                if await self._pinned() == pin:
+                    await self._bus.api(f"CONSUMER.UNPIN.{self._stream}.{self._durable}", {"group": GROUP})
+
+    async def _pinned(self) -> str:
+        """The pin of the present owner, "" for none."""
+        info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")
+        return str((info.get("priority_groups") or [{}])[0].get("pinned_client_id", ""))
 
     # -- pulling ------------------------------------------------------------------------------------------------
 

@@ -90,9 +90,7 @@ def _file_system(folder: Path) -> str:
         return "unknown file system"
     entries = [line.split()[1:3] for line in mounts.read_text().splitlines()]
     real = str(folder.resolve())
-    holding = [
-        (point, kind) for point, kind in entries if real == point or real.startswith(point.rstrip("/") + "/")
-    ]
+    holding = [(point, kind) for point, kind in entries if real == point or real.startswith(point.rstrip("/") + "/")]
     return max(holding, key=lambda one: len(one[0]))[1]
 
 

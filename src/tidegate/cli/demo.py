@@ -53,7 +53,7 @@ async def demo(
         raise QueryError("--from PATH and --source NAME go together")
     if events < 1:
         raise QueryError("--events must be at least 1")
-    notes = Console(stderr=True, highlight=False)
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
     if from_ is not None and source is not None:
         records = demonstration.native_lines(from_, source)
     else:
@@ -67,7 +67,8 @@ async def demo(
         shown["kpi"] = {one.pop("name"): one for one in shown["kpi"]}
         print(msgspec.json.encode(shown).decode())
     else:
-        _print(report, Console(highlight=False))
+        # Where nobody looks on, as in a log of CI, rich takes 80 columns, which is too narrow for the tables.
+        _print(report, Console(highlight=False, width=None if sys.stdout.isatty() else 140))
     return 0 if report.balanced else 1
 
 

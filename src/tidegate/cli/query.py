@@ -30,6 +30,8 @@ HOUR_MS = 3_600_000
 PIPE_WIDTH = 200
 """Columns of a table when the output is no terminal."""
 
+MAX_COLUMNS = 10
+
 Given = Annotated[Settings, Parameter(parse=False)]
 
 app = App(name="query", help="Look events up in a read model: hot, warm, cold or lake.")
@@ -180,8 +182,12 @@ async def lake(
     if look.json:
         for row in found.rows:
             _line(msgspec.json.encode(dict(zip(found.columns, row, strict=True)), enc_hook=str))
-    else:
+    elif len(found.columns) <= MAX_COLUMNS:
         _print_table(found.columns, found.rows)
+    else:
+        # Too wide to be read: one line for each value.
+        for row in found.rows:
+            _print_table(["column", "value"], list(zip(found.columns, row, strict=True)))
     if found.truncated:
         _note(f"there are more rows; these are the first {len(found.rows)} (--max-rows)")
     return 0
@@ -342,7 +348,7 @@ def _row(event: dict[str, Any]) -> list[object]:
         _class_name(event.get("class_uid")),
         _severity(event.get("severity_id")),
         metadata.get("log_source") or metadata.get("log_name"),
-        " -> ".join(places) if any(places) else _table_at(event, "device").get("hostname"),
+        _way(*places) or _table_at(event, "device").get("hostname"),
         user,
         None if message is None else str(message)[:200],
     ]
@@ -364,6 +370,10 @@ def _table_at(event: dict[str, Any], *path: str) -> dict[str, Any]:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
+
+
+def _way(source: str, target: str) -> str:
+    return f"{source} -> {target}".lstrip() if target else source
 
 
 def _place(endpoint: dict[str, Any]) -> str:

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, Router, get, post
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
 
 from tidegate.edges.http import problem
@@ -26,12 +26,17 @@ __all__ = ["Counts", "Events", "Problem", "SqlRequest", "SqlRows", "routes"]
 
 HOUR_MS = 3_600_000
 
-Tier = Annotated[TierName | None, Parameter(description="Default: the first of hot, warm, lake that has any.")]
+Given = NamedDependency[Queries]
+Tier = Annotated[TierName | None, QueryParameter(description="Default: the first of hot, warm, lake that has any.")]
 After = Annotated[
     str | None,
-    Parameter(description="Wait until `INGEST/<partition>/<sequence>` (a receipt) or `LOG/<sequence>` can be seen."),
+    QueryParameter(
+        description="Wait until `INGEST/<partition>/<sequence>` (a receipt) or `LOG/<sequence>` can be seen."
+    ),
 ]
-Time = Annotated[str | None, Parameter(description="RFC 3339, milliseconds since 1970, or how long ago: 15m, 2h, 7d.")]
+Time = Annotated[
+    str | None, QueryParameter(description="RFC 3339, milliseconds since 1970, or how long ago: 15m, 2h, 7d.")
+]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +125,7 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response[bytes]
         **_problems(400, 404, 503, 504),
     },
 )
-async def event(queries: Queries, event_id: str, tier: Tier = None, after: After = None) -> Response[bytes]:
+async def event(queries: Given, event_id: FromPath[str], tier: Tier = None, after: After = None) -> Response[bytes]:
     answer = await queries.get(event_id, tier, after=after)
     if not answer.events:
         where = tier or "hot, warm and lake"
@@ -134,12 +139,12 @@ async def event(queries: Queries, event_id: str, tier: Tier = None, after: After
     responses={**_ok(Events, "The events."), **_problems(400, 503, 504)},
 )
 async def events(
-    queries: Queries,
-    correlation_id: str | None = None,
-    observable: Annotated[str | None, Parameter(description="An address, a host, a user, a hash, ...")] = None,
+    queries: Given,
+    correlation_id: FromQuery[str | None] = None,
+    observable: Annotated[str | None, QueryParameter(description="An address, a host, a user, a hash, ...")] = None,
     since: Time = None,
     until: Time = None,
-    limit: int = 100,
+    limit: FromQuery[int] = 100,
     tier: Tier = None,
     after: After = None,
 ) -> Response[bytes]:
@@ -164,7 +169,7 @@ async def events(
     summary="Events by minute, class and severity; of the last hour by default",
     responses={**_ok(Counts, "The counts, as hot has them."), **_problems(400, 503, 504)},
 )
-async def counts(queries: Queries, since: Time = None, until: Time = None, after: After = None) -> Response[bytes]:
+async def counts(queries: Given, since: Time = None, until: Time = None, after: After = None) -> Response[bytes]:
     until_ms = parse_time(until) if until else time.time_ns() // 1_000_000
     since_ms = parse_time(since) if since else until_ms - HOUR_MS
     found = await queries.counts(since_ms, until_ms, after=after)
@@ -177,7 +182,7 @@ async def counts(queries: Queries, since: Time = None, until: Time = None, after
     summary="One read-only SQL statement over the lake's table `events`",
     responses={**_ok(SqlRows, "The rows."), **_problems(400, 503, 504)},
 )
-async def sql(queries: Queries, data: SqlRequest) -> Response[bytes]:
+async def sql(queries: Given, data: JSONBody[SqlRequest]) -> Response[bytes]:
     found = await queries.sql(data.sql, data.max_rows, data.timeout_seconds, after=data.after)
     answer = {"columns": found.columns, "rows": found.rows, "truncated": found.truncated}
     return _json(msgspec.json.encode(answer, enc_hook=str))
@@ -188,7 +193,7 @@ async def sql(queries: Queries, data: SqlRequest) -> Response[bytes]:
     summary="Where each cell of each read model stands, and where the log ends",
     responses={**_ok(dict[str, Any], "The positions."), **_problems(503)},
 )
-async def positions(queries: Queries) -> Response[bytes]:
+async def positions(queries: Given) -> Response[bytes]:
     return _json(msgspec.json.encode(await queries.positions()))
 
 

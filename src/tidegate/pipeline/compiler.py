@@ -27,7 +27,7 @@ from tidegate.ocsf import (
     Product,
 )
 from tidegate.pipeline import support
-from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, stable_uid, to_bool, to_int, to_ms, to_text
+from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.rules import (
     Condition,
     CorrelationKey,
@@ -105,6 +105,7 @@ class _SourceWriter:
             "RecordError": support.RecordError,
             "key_text": support.key_text,
             "settle_time": support.settle_time,
+            "put_back": support.put_back,
             "spill": support.spill,
             "stable_uid": stable_uid,
             "to_bool": to_bool,
@@ -114,6 +115,10 @@ class _SourceWriter:
         }
         for name, conversion in CONVERSIONS.items():
             self.namespace[f"as_{name}"] = conversion.function
+            if conversion.memo:
+                memo: dict[str, Any] = {}
+                self.namespace[f"MEMO_{name}"] = memo
+                self.namespace[f"as_{name}"] = remember(conversion.function, memo, frozenset(source.absent))
         for name, table in source.lookups.items():
             both = {spelling: value for key, value in table.items() for spelling in _both_spellings([key])}
             self.namespace[f"LOOKUP_{_identifier(name)}"] = both
@@ -435,51 +440,53 @@ class _RuleWriter:
             put(f"{indent}{name} = {parent}.pop({key!r}, None)")
         else:
             put(f"{indent}{name} = {parent}.get({key!r})")
-        restore = f"{parent}[{key!r}] = raw" if popped else ""
-        self._convert(leaf, indent, restore)
+        self._convert(leaf, indent, f"{parent}, {key!r}" if popped else "")
         if keeps and shared and not popped:
             put(f"{indent}if {name} is not None:")
             put(f"{indent}    {parent}.pop({key!r}, None)")
 
-    def _convert(self, leaf: _Leaf, indent: str, restore: str) -> None:
+    def _convert(self, leaf: _Leaf, indent: str, place: str) -> None:
+        """Writes what makes the attribute's value of the native one; one that fails goes back to `place`, if any."""
         name, put = leaf.name, self.lines.append
         kind = self._kind(leaf)
-        absent = [f"{name} == {text!r}" for text in self.source.absent]
+        absent = " or ".join(f"{name} == {text!r}" for text in self.source.absent)
+        call = f"put_back({{function}}, {place}, {name})" if place else f"{{function}}({name})"
 
-        def slow(condition: str, expression: str) -> None:
-            put(f"{indent}if {condition}:")
-            put(f"{indent}    raw = {name}")
-            put(f"{indent}    {name} = {expression}")
-            if restore:
-                put(f"{indent}    if {name} is None:")
-                put(f"{indent}        {restore}")
+        def unless(fine: str, function: str) -> None:
+            put(f"{indent}if {fine} and {name} is not None:")
+            put(f"{indent}    {name} = {call.format(function=function)}")
 
-        blank = f"None if raw in {tuple(self.source.absent)!r} else " if absent else ""
         if leaf.rule.present is not None:
             put(f"{indent}if {name} is not None:")
             put(f"{indent}    {name} = {leaf.rule.present!r}")
         elif leaf.rule.lookup is not None:
-            if leaf.rule.as_ is not None:
-                put(f"{indent}{name} = as_{leaf.rule.as_}({name})")
             default = repr(leaf.rule.default) if len(leaf.rule.fields) == 1 else "None"
             table = f"LOOKUP_{_identifier(leaf.rule.lookup)}"
+            if leaf.rule.as_ is not None:
+                put(f"{indent}{name} = as_{leaf.rule.as_}({name})")
             put(f"{indent}{name} = {table}.get({name}, {default}) if {name}.__class__ in (str, int) else {default}")
         elif kind == "text":
-            odd = " or ".join([f"{name}.__class__ is not str", *absent])
-            slow(
-                f"{name} is not None and ({odd})" if absent else f"{odd} and {name} is not None", f"{blank}to_text(raw)"
-            )
+            unless(f"{name}.__class__ is not str", "to_text")
         elif kind in ("int", "bool"):
-            slow(f"{name}.__class__ is not {kind} and {name} is not None", f"to_{kind}(raw)")
+            unless(f"{name}.__class__ is not {kind}", f"to_{kind}")
         elif kind == "port":
-            slow(f"({name}.__class__ is not int or not 0 <= {name} <= 65535) and {name} is not None", "as_port(raw)")
+            unless(f"({name}.__class__ is not int or not 0 <= {name} <= 65535)", "as_port")
         elif kind == "ip":
-            unknown = f"({name}.__class__ is not str or {name} not in KNOWN_IPS)"
-            slow(f"{name} is not None and {unknown}", "as_ip(raw)")
-        elif kind == "any":
-            return
-        else:
-            slow(f"{name} is not None", f"{blank}as_{kind}(raw)")
+            unless(f"({name}.__class__ is not str or {name} not in KNOWN_IPS)", "as_ip")
+        elif CONVERSIONS[kind].memo:
+            put(f"{indent}if {name}.__class__ is str and {name} in MEMO_{kind}:")
+            put(f"{indent}    {name} = MEMO_{kind}[{name}]")
+            put(f"{indent}elif {name} is not None:")
+            put(f"{indent}    {name} = {call.format(function=f'as_{kind}')}")
+        elif kind != "any":
+            put(f"{indent}if {name} is not None:")
+            put(f"{indent}    {name} = {call.format(function=f'as_{kind}')}")
+        if kind == "text" and absent and leaf.rule.lookup is None and leaf.rule.present is None:
+            put(f"{indent}elif {absent}:")
+            if place:
+                parent, key = place.split(", ", 1)
+                put(f"{indent}    {parent}[{key}] = {name}")
+            put(f"{indent}    {name} = None")
 
     # -- keys
 
@@ -515,9 +522,13 @@ class _RuleWriter:
             return
         names = [self.early[field] for field in fields]
         key = f"{self.source.source}.id"
-        parts = "|".join("{%s}" % f"key_text({name}, {key!r})" for name in names)  # noqa: UP031 - braces for an f-string
-        self.lines.append(f"    if {names[0]} is not None:")
-        self.lines.append(f'        uid = stable_uid(f"{self.source.source}|{parts}")')
+        parts = "|".join(f"{{{name}}}" for name in names)
+        self.lines += [
+            f"    if {names[0]} is not None:",
+            f"        if {names[0]}.__class__ is not str and {names[0]}.__class__ is not int:",
+            f"            key_text({names[0]}, {key!r})",
+            f'        uid = stable_uid(f"{self.source.source}|{parts}")',
+        ]
 
     def _write_correlation(self, keys: list[CorrelationKey]) -> None:
         put = self.lines.append
@@ -543,7 +554,8 @@ class _RuleWriter:
                     else f'{indent}    correlation = f"{joined}"'
                 )
             if key.as_ is not None:
-                put(f"{indent}    correlation = as_{key.as_}(correlation)")
+                memo = f"MEMO_{key.as_}.get(correlation) or " if CONVERSIONS[key.as_].memo else ""
+                put(f"{indent}    correlation = {memo}as_{key.as_}(correlation)")
         put("    if not correlation:")
         put("        correlation = uid")
 
@@ -594,7 +606,8 @@ class _RuleWriter:
         if conditions:
             self.lines.append("    else:")
             self.lines.append(f"        {result} = None")
-            alone = len(sometimes) == 1
+            free = not settled and len(chosen or sometimes) == len(sometimes)
+            alone = len(sometimes) == 1 or free
             lost = [(f"{prefix}.{name}", value) for name, value in values.items() if not value.always]
             if not alone:
                 pairs = ", ".join(f"({path!r}, {value.expression})" for path, value in lost)

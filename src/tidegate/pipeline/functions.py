@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
 from socket import AF_INET, AF_INET6, inet_pton
@@ -90,7 +89,7 @@ def to_text(value: Any) -> str | None:
     if value.__class__ is bool:
         return "true" if value else "false"
     if value.__class__ is int:
-        return str(value) if -(1 << 200) < value < 1 << 200 else None
+        return str(value)
     if value.__class__ is float:
         return repr(value)
     return None
@@ -197,12 +196,8 @@ _ALGORITHMS = {"MD5": 1, "SHA1": 2, "SHA256": 3, "SHA512": 4, "IMPHASH": 18}
 
 def _sysmon_hashes(value: Any) -> list[Fingerprint] | None:
     """`SHA1=...,MD5=...` of Sysmon."""
-    return _hashes(value) if value.__class__ is str and len(value) <= 512 else None
-
-
-@lru_cache(maxsize=8192)
-def _hashes(value: str) -> list[Fingerprint] | None:
-    # The same files are loaded over and over. The list is shared: nobody may change it.
+    if value.__class__ is not str:
+        return None
     found = []
     for pair in value.split(","):
         name, _, digest = pair.partition("=")
@@ -237,17 +232,14 @@ def _dns_records(value: Any) -> list[DnsAnswer] | None:
     return found or None
 
 
-@lru_cache(maxsize=4096)
-def _leading_word(value: str) -> str:
-    for index in range(1, len(value)):
-        if not value[index].islower():
-            return value[:index]
-    return value
-
-
 def _verb(value: Any) -> str | None:
     """The leading word of a name in camel case, e.g. `Describe` of `DescribeInstances`."""
-    return _leading_word(value) if value.__class__ is str and len(value) <= 128 else None
+    if value.__class__ is not str:
+        return None
+    for index in range(1, len(value)):
+        if not value[index].islower():
+            return str(value[:index])
+    return str(value)
 
 
 def _json_value(value: Any) -> Any:
@@ -301,24 +293,47 @@ def is_ip(value: Any) -> bool:
 
 
 class Conversion(Struct, frozen=True, kw_only=True):
-    """A conversion; `keeps` tells that nothing of the native value is lost, so that it need not stay in `unmapped`."""
+    """A conversion; `keeps` tells that nothing of the native value is lost, so that it need not stay in `unmapped`.
+
+    `memo`: few texts come again and again, so that results are worth keeping; they are shared and must not be changed.
+    """
 
     function: Callable[[Any], Any]
     keeps: bool = True
+    memo: bool = False
 
+
+def remember(function: Callable[[Any], Any], memo: dict[str, Any], absent: frozenset[str]) -> Callable[[Any], Any]:
+    """`function`, which leaves its results for texts of moderate length in `memo`; None for a text in `absent`."""
+
+    def remembering(value: Any) -> Any:
+        if value.__class__ is str and value in absent:
+            return None
+        result = function(value)
+        if result is not None and value.__class__ is str and len(value) <= _LONGEST_MEMO:
+            if len(memo) >= _MOST_MEMOS:
+                memo.clear()
+            memo[value] = result
+        return result
+
+    return remembering
+
+
+_LONGEST_MEMO = 512
+_MOST_MEMOS = 16_384
 
 CONVERSIONS: dict[str, Conversion] = {
-    "account_domain": Conversion(function=_account_domain),
-    "account_name": Conversion(function=_account_name, keeps=False),
+    "account_domain": Conversion(function=_account_domain, memo=True),
+    "account_name": Conversion(function=_account_name, keeps=False, memo=True),
     "any": Conversion(function=_json_value),
-    "base_name": Conversion(function=_base_name, keeps=False),
+    "base_name": Conversion(function=_base_name, keeps=False, memo=True),
     "bool": Conversion(function=to_bool),
     "dns_records": Conversion(function=_dns_records, keeps=False),
     "dns_texts": Conversion(function=_dns_texts),
     "email": Conversion(function=_email),
     "emails": Conversion(function=_emails),
     "first_ip": Conversion(function=_first_ip),
-    "guid": Conversion(function=_guid),
+    "guid": Conversion(function=_guid, memo=True),
     "http_method": Conversion(function=_http_method),
     "int": Conversion(function=to_int),
     "ints": Conversion(function=_ints),
@@ -326,10 +341,10 @@ CONVERSIONS: dict[str, Conversion] = {
     "mac": Conversion(function=_mac),
     "not_ip": Conversion(function=_not_ip),
     "port": Conversion(function=_port),
-    "sysmon_hashes": Conversion(function=_sysmon_hashes),
+    "sysmon_hashes": Conversion(function=_sysmon_hashes, memo=True),
     "text": Conversion(function=to_text),
     "texts": Conversion(function=_texts),
     "time": Conversion(function=to_ms, keeps=False),
-    "verb": Conversion(function=_verb, keeps=False),
+    "verb": Conversion(function=_verb, keeps=False, memo=True),
     "yes_no": Conversion(function=_yes_no),
 }

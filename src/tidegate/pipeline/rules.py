@@ -6,6 +6,7 @@ with file, line and the nearest valid name.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -255,12 +256,14 @@ def shape_of(hint: Any) -> tuple[type[Struct] | None, bool, dict[str, Any]]:
     return None, many, {"kind": {int: "int", bool: "bool", str: "text"}.get(hint, "any"), **marks}
 
 
+@cache
 def hints_of(struct: type[Struct]) -> dict[str, Any]:
     """The annotations of `struct` by encoded name."""
     hints = get_type_hints(struct, include_extras=True)
     return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
 
 
+@cache
 def attribute_at(path: str) -> Attribute:
     """The attribute at `path` of an event; raises LookupError with a hint when OCSF (as we have it) has none."""
     struct: type[Struct] = OcsfEvent

@@ -5,12 +5,13 @@ Invariant: a value that finds no place as an attribute is put where it becomes p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tidegate.errors import RecordError
 from tidegate.pipeline.functions import to_text
 
-__all__ = ["RecordError", "key_text", "settle_time", "spill"]
+__all__ = ["RecordError", "key_text", "put_back", "settle_time", "spill"]
 
 
 def key_text(value: Any, rule: str) -> str:
@@ -41,6 +42,14 @@ def settle_time(
     if not strict:
         return received_ms
     raise RecordError("normalise", rule, f"{str(raw)[:100]!r} is not a time")
+
+
+def put_back(convert: Callable[[Any], Any], place: dict[str, Any], key: str, value: Any) -> Any:
+    """The converted value; one that cannot be converted goes back to where it was taken from."""
+    converted = convert(value)
+    if converted is None:
+        place[key] = value
+    return converted
 
 
 def spill(record: dict[str, Any], values: tuple[tuple[str, Any], ...]) -> None:

@@ -12,7 +12,8 @@ Keys, below `tg:<generation>:`, all but the first with a time to live that start
     positions                    hash    cell -> Position as JSON
     b:<sequence>:<block>         string  32 events of the frame at that sequence of the log, zstd NDJSON
     e:<event id>                 string  "<sequence>:<block>:<line>"; of events with the same id, the newest to arrive
-    c:<correlation id>           list    "<time ms> <sequence>:<block>:<line>", newest arrival first, `recent_per_key`
+    c:<correlation id>           list    "<time ms> <sequence>:<block>:<line>", newest arrival first; readers see the
+                                         first `recent_per_key`, and none whose block has expired
     o:<observable>               list    the same; observables are normalised (`tiers.head.normalise`): lower case
     m:<minute ms>                hash    "<class_uid> <severity_id>" -> events of that minute, by event time
     minutes                      zset    minute ms -> when its hash expires, seconds since 1970
@@ -83,12 +84,15 @@ for _ = 1, keys do
   while at <= last do
     -- unpack() is bounded by Lua's stack, about 8,000 values
     local upto = math.min(last, at + 999)
-    if redis.call('LPUSH', key, unpack(ARGV, at, upto)) > cap then
+    if redis.call('LPUSH', key, unpack(ARGV, at, upto)) > cap * 1.25 then
       redis.call('LTRIM', key, 0, cap - 1)
     end
     at = upto + 1
   end
-  redis.call('EXPIRE', key, ttl)
+  -- Reading is cheap, what is written goes through the append-only file too: trim and prolong only now and then.
+  if redis.call('TTL', key) < tonumber(ttl) then
+    redis.call('EXPIRE', key, math.ceil(ttl * 1.25))
+  end
 end
 local cells = tonumber(ARGV[at])
 at = at + 1
@@ -227,7 +231,7 @@ class HotTier:
 
     async def _recent(self, key: str, limit: int, since_ms: int | None, until_ms: int | None) -> list[bytes]:
         async with self._reaching():
-            entries = await _result(self._redis.lrange(self._prefix + key, 0, -1))
+            entries = await _result(self._redis.lrange(self._prefix + key, 0, self._settings.recent_per_key - 1))
             places = [
                 place
                 for time_ms, place in (entry.split(b" ") for entry in entries)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import anyio.to_thread
 import msgspec
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyiceberg import exceptions
@@ -34,7 +33,7 @@ from tidegate.errors import FencedError, PositionError, QueryError, TierUnavaila
 from tidegate.projection import Position, Recorded, Tally
 from tidegate.tiers import lake_rows, lake_sql, lake_table
 from tidegate.tiers.head import normalise
-from tidegate.tiers.lake_rows import Partition
+from tidegate.tiers.lake_rows import Rows
 from tidegate.tiers.lake_sql import Answer
 
 __all__ = ["LakeTier"]
@@ -257,7 +256,7 @@ def _append(table: Table, frames: Sequence[Recorded], marks: dict[str, str]) -> 
             with change.update_spec() as spec:
                 for field in lake_table.PARTITIONS.fields:
                     spec.remove_field(field.name)
-            _add(change, {None: spread}, table.io, marks)
+            _add(change, spread, table.io, marks)
             with change.update_spec() as spec:
                 for field in lake_table.PARTITIONS.fields:
                     column = lake_table.SCHEMA.find_field(field.source_id).name
@@ -265,12 +264,7 @@ def _append(table: Table, frames: Sequence[Recorded], marks: dict[str, str]) -> 
         _add(change, partitioned, table.io, marks)
 
 
-def _add(
-    change: Transaction,
-    rows: Mapping[Partition | None, list[pa.RecordBatch]],
-    io: FileIO,
-    marks: dict[str, str],
-) -> None:
+def _add(change: Transaction, rows: Rows, io: FileIO, marks: dict[str, str]) -> None:
     with change.update_snapshot(snapshot_properties=marks).merge_append() as snapshot:
         for file in lake_rows.write(rows, change.table_metadata, io):
             snapshot.append_data_file(file)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import uuid
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,18 +29,18 @@ from tidegate.projection import Recorded
 from tidegate.tiers.head import Endpoint, EventHead, decode_heads, seen_in
 from tidegate.tiers.lake_table import ARROW_SCHEMA
 
-__all__ = ["Partition", "Rows", "collect", "write"]
+__all__ = ["Rows", "collect", "write"]
 
 MAX_PARTITIONS = 256
 
 Partition = tuple[int, int]
 """Days since 1970, class_uid."""
-Rows = dict[Partition | None, list[pa.RecordBatch]]
+Rows = Mapping[Partition | None, Sequence[pa.RecordBatch]]
 
 # 0001-01-01 and the last millisecond of 9999: what Iceberg's day partitions, and most readers, can express.
 _MIN_MS, _MAX_MS = -62_135_596_800_000, 253_402_300_799_999
 _DAY_MS = 86_400_000
-_BATCH_ROWS = 8192
+_MIN_DAY, _MAX_DAY = _MIN_MS // _DAY_MS, _MAX_MS // _DAY_MS
 
 
 class Row(EventHead, frozen=True, kw_only=True, gc=False):
@@ -69,54 +70,42 @@ def _row(line: bytes) -> Row:
         return Row(**msgspec.structs.asdict(head))
 
 
-class _Open:
-    """Rows of one partition that are not yet a batch."""
-
-    def __init__(self) -> None:
-        self.places: list[tuple[Recorded, int]] = []
-        self.rows: list[Row] = []
-        self.lines: list[bytes] = []
-
-
-def collect(frames: Sequence[Recorded]) -> tuple[Rows, list[pa.RecordBatch]]:
-    """The rows of the largest MAX_PARTITIONS partitions, and those of the others."""
-    done: Rows = {}
-    filling: dict[Partition, _Open] = {}
+def collect(frames: Sequence[Recorded]) -> tuple[Rows, Rows]:
+    """The rows of the largest MAX_PARTITIONS partitions, and those of all others, under None."""
+    rows: defaultdict[Partition, list[pa.RecordBatch]] = defaultdict(list)
     for one in frames:
-        lines = one.lines()
-        for index, row in enumerate(_rows(lines)):
-            key = (row.time // _DAY_MS, row.class_uid)
-            here = filling.get(key)
-            if here is None:
-                here = filling[key] = _Open()
-            here.places.append((one, index))
-            here.rows.append(row)
-            here.lines.append(lines[index])
-            if len(here.rows) == _BATCH_ROWS:
-                _close(done, key, filling.pop(key))
-    for key, here in filling.items():
-        _close(done, key, here)
-    largest = sorted(done, key=lambda key: sum(batch.num_rows for batch in done[key]), reverse=True)
-    spread = [batch for key in sorted(largest[MAX_PARTITIONS:]) for batch in done.pop(key)]
-    return done, spread
+        for partition, batch in _batches(one):
+            rows[partition].append(batch)
+    largest = sorted(rows, key=lambda key: sum(batch.num_rows for batch in rows[key]), reverse=True)
+    spread = [batch for key in sorted(largest[MAX_PARTITIONS:]) for batch in rows[key]]
+    return {key: rows[key] for key in sorted(largest[:MAX_PARTITIONS])}, {None: spread} if spread else {}
 
 
-def _close(done: Rows, key: Partition, here: _Open) -> None:
-    day = max(_MIN_MS // _DAY_MS, min(key[0], _MAX_MS // _DAY_MS))
-    class_uid = max(-(2**31), min(key[1], 2**31 - 1))
-    done.setdefault((day, class_uid), []).append(_batch(here))
+def _batches(one: Recorded) -> Iterator[tuple[Partition, pa.RecordBatch]]:
+    """The rows of a frame, by partition: put into this order before they become columns, which takes no further copy."""
+    lines = one.lines()
+    rows = _rows(lines)
+    keys = [(row.time // _DAY_MS, row.class_uid) for row in rows]
+    order = sorted(range(len(rows)), key=keys.__getitem__)
+    whole = _batch(one, order, [rows[index] for index in order], [lines[index] for index in order])
+    start = 0
+    for (day, class_uid), run in itertools.groupby(keys[index] for index in order):
+        count = sum(1 for _ in run)
+        partition = max(_MIN_DAY, min(day, _MAX_DAY)), max(-(2**31), min(class_uid, 2**31 - 1))
+        yield partition, whole.slice(start, count)
+        start += count
 
 
-def _batch(here: _Open) -> pa.RecordBatch:
-    rows = here.rows
+def _batch(one: Recorded, order: Sequence[int], rows: Sequence[Row], lines: Sequence[bytes]) -> pa.RecordBatch:
+    count = len(rows)
     sources = [row.src_endpoint or _NOWHERE for row in rows]
     targets = [row.dst_endpoint or _NOWHERE for row in rows]
     devices = [row.device or _NOWHERE for row in rows]
     columns = [
-        pa.array([one.sequence for one, _ in here.places], pa.int64()),
-        pa.array([index for _, index in here.places], pa.int32()),
-        pa.array([one.shard for one, _ in here.places], pa.int32()),
-        pa.array(list(map(zlib.crc32, here.lines)), pa.int64()),
+        pa.repeat(pa.scalar(one.sequence, pa.int64()), count),
+        pa.array(order, pa.int32()),
+        pa.repeat(pa.scalar(one.shard, pa.int32()), count),
+        pa.array(list(map(zlib.crc32, lines)), pa.int64()),
         _times([row.time for row in rows]),
         _integers([row.class_uid for row in rows], pa.int32()),
         _integers([row.category_uid for row in rows], pa.int32()),
@@ -132,7 +121,7 @@ def _batch(here: _Open) -> pa.RecordBatch:
         _integers([endpoint.port for endpoint in targets], pa.int32()),
         [row.user_name for row in rows],
         [endpoint.hostname for endpoint in devices],
-        here.lines,
+        lines,
         [sorted(seen_in(row)) for row in rows],
     ]
     arrays = [
@@ -158,10 +147,8 @@ def _times(values: list[int]) -> pa.Array:
     return pa.array(values, pa.timestamp("ms", tz="UTC")).cast(ARROW_SCHEMA.field("time").type)
 
 
-def write(
-    rows: Mapping[Partition | None, list[pa.RecordBatch]], metadata: TableMetadata, io: FileIO
-) -> Iterator[DataFile]:
-    """Write the rows of each partition (None: of none) to files of at most the table's target size, in parallel."""
+def write(rows: Rows, metadata: TableMetadata, io: FileIO) -> Iterator[DataFile]:
+    """Write the rows of each partition to files of about the table's target size, several at a time."""
     schema = pyarrow_to_schema(ARROW_SCHEMA, name_mapping=metadata.schema().name_mapping)
     target_bytes = int(metadata.properties["write.target-file-size-bytes"])
     write_id = uuid.uuid4()
@@ -175,7 +162,7 @@ def write(
             partition_key=_key(partition, metadata) if partition else None,
         )
         for partition, of_partition in rows.items()
-        for batches in bin_pack_arrow_table(pa.Table.from_batches(of_partition), target_bytes)
+        for batches in bin_pack_arrow_table(pa.Table.from_batches(of_partition).combine_chunks(), target_bytes)
     )
     return write_file(io, metadata, tasks)
 

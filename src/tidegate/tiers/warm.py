@@ -158,6 +158,12 @@ class WarmTier:
             found = await self._events.find({"metadata.uid": event_id}).sort("_id", DESCENDING).limit(1).to_list(1)
         return json_of(found[0]) if found else None
 
+    async def sequence_of(self, event_id: str) -> int | None:
+        """The log sequence of the frame that the newest event with this id stands in."""
+        with self._reaching():
+            found = await self._events.find_one({"metadata.uid": event_id}, {"_id": 1}, sort=[("_id", DESCENDING)])
+        return found["_id"] >> 16 if found else None
+
     async def by_correlation(self, correlation_id: str, limit: int = 100) -> list[bytes]:
         """The JSON of the latest events with this correlation id, newest first by event time."""
         with self._reaching():

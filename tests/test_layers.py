@@ -12,9 +12,10 @@ SOURCE = Path(tidegate.__file__).parent
 
 # Top first. A module imports only from lines below its own; modules on one line never import each other.
 LAYERS = """
-    cli __main__
-    app
+    __main__
+    cli
     demo bench
+    app
     local
     edges
     query

@@ -386,7 +386,7 @@ class Queries:
 
     def _needed_log(self) -> Log:
         if self._log is None:
-            raise BusUnavailableError("positions cannot be compared without the log")
+            raise BusUnavailableError("there is no connection to NATS, so positions cannot be compared; try again")
         return self._log
 
     @contextmanager

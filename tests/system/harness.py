@@ -95,11 +95,15 @@ class Program:
             self.signal(signal.SIGKILL)
             self._process.wait()
 
-    def stop(self, timeout_seconds: float = 15.0) -> int:
-        """SIGTERM, and wait until it has ended; returns its exit code."""
+    async def ended(self, timeout_seconds: float = 10.0) -> int:
+        """Returns its exit code once it has ended."""
+
+        async def done() -> bool:
+            return not self.running
+
+        await until(done, timeout_seconds, f"{self.name} has ended")
         assert self._process is not None
-        self.signal(signal.SIGTERM)
-        return self._process.wait(timeout_seconds)
+        return self._process.wait()
 
     def log_tail(self, lines: int = 30) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:]) if self._log.exists() else ""

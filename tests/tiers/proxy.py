@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from types import TracebackType
 from typing import Self
 
@@ -20,23 +19,24 @@ class Proxy:
         self._port = port
         self._target = target
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self.pass_all()
         self.lost = 0
+        self.answered_bytes = 0
 
-    def lose_answer_to(self, start: bytes, contains: bytes = b"", times: int = 1) -> None:
-        """Pass such requests on, and cut the connection as soon as the server answers."""
-        self._lose, self._contains, self._times = start, contains, times
+    def lose_answer_to(self, start: bytes) -> None:
+        """Pass the next such request on, and cut the connection as soon as the server answers."""
+        self._lose = start
 
     def refuse(self, start: bytes) -> None:
         """Cut the connection when such a request comes, before the server sees it."""
         self._refuse = start
 
     def pass_all(self) -> None:
-        self._lose, self._contains, self._times, self._refuse = b"", b"", 0, b""
+        self._lose = self._refuse = b""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
         return self
 
     async def __aexit__(
@@ -44,12 +44,18 @@ class Proxy:
     ) -> None:
         assert self._server is not None
         self._server.close()
-        for one in list(self._writers):
-            one.close()
+        for one in self._serving:
+            one.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
+
+    def _accept(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(client, back))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         server, on = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {back, on}
         losing = False
 
         async def requests() -> None:
@@ -57,8 +63,8 @@ class Proxy:
             while data := await client.read(65536):
                 if self._refuse and data.startswith(self._refuse):
                     return
-                if self._times and data.startswith(self._lose) and self._contains in data:
-                    self._times -= 1
+                if self._lose and data.startswith(self._lose):
+                    self._lose = b""
                     losing = True
                 on.write(data)
                 await on.drain()
@@ -69,16 +75,16 @@ class Proxy:
                 if losing and not data.startswith(b"HTTP/1.1 100"):
                     self.lost += 1
                     return
+                self.answered_bytes += len(data)
                 back.write(data)
                 await back.drain()
 
         tasks = [asyncio.ensure_future(requests()), asyncio.ensure_future(answers())]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        for one in (back, on):
-            one.close()
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await one.wait_closed()
-        await asyncio.wait(tasks)
-        self._writers -= {back, on}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in (back, on):
+                one.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -133,7 +133,7 @@ async def _feed(url: str, events: int) -> None:
         while (job := await jobs.queue.get()) is not None:
             sent: dict[int, float] = {}
             started = 0
-            tasks = []
+            tasks: list[asyncio.Task[int]] = []
             begin = time.monotonic()
             rest: RawRecords | None = None
             while started < job.total:

@@ -81,10 +81,11 @@ async def run(settings: Settings, *, events: int = 200_000, seconds: float = 8.0
     )
 
 
-async def _publish(bus: Bus, events: Sequence[bytes], **options: int) -> tuple[float, list[float]]:
+async def _publish(bus: Bus, events: Sequence[bytes], frame_records: int = FRAME_RECORDS) -> tuple[float, list[float]]:
     """Events per second, and the seconds that each frame took."""
-    async with _Timed(bus=bus, source=SOURCE, **options) as publisher:
-        publisher.latencies = []
+    publisher = _Timed(bus=bus, source=SOURCE, frame_records=frame_records)
+    publisher.latencies = []
+    async with publisher:
         start = time.perf_counter()
         stored = 0
         for first in range(0, len(events), CALL_RECORDS):

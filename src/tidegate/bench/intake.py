@@ -70,7 +70,7 @@ class _Watch:
     async def until(self, records: int, cells: Sequence[Cell]) -> None:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while self.records < records:
+                while self.records < records:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         except TimeoutError:
             states = "; ".join(f"{cell.status.cell} {cell.status.state} {cell.status.problem}" for cell in cells)

@@ -15,7 +15,7 @@ from typing import Any
 from tidegate import subject
 from tidegate.actor.cell import Cell
 from tidegate.actor.ownership import Delivered, PinnedConsumer
-from tidegate.app import batching, declarations, read_models
+from tidegate.app import _batching, declarations, read_models
 from tidegate.bench.material import commits
 from tidegate.bench.report import Report, balanced, made, rounds
 from tidegate.bench.servers import fresh_streams, servers, without_streams
@@ -68,7 +68,7 @@ async def run(
     began = time.monotonic()
     store = STORES[tier]
     declared = declarations(settings)
-    limit, linger = batching(settings, tier)
+    limit, linger = _batching(settings, tier)
     async with (
         servers(["nats", store.server], settings, external=external) as place,
         connect(place.settings.nats_url, name="tidegate bench") as bus,
@@ -140,6 +140,19 @@ async def _fill(log: Log, settings: Settings, events: int) -> None:
                 break
             expected = await log.append("bench", 0, one.messages, progress, expected)
             written += one.records
+
+
+def _batches(model: ReadModel, frames: Sequence[Recorded], limit: int) -> list[list[Recorded]]:
+    """The frames in batches as the cells make them."""
+    full: list[list[Recorded]] = []
+    open_: dict[int, list[Recorded]] = {}
+    for one in frames:
+        key = one.shard if model.by_shard else 0
+        batch = open_.setdefault(key, [])
+        batch.append(one)
+        if sum(other.count for other in batch) >= limit:
+            full.append(open_.pop(key))
+    return [*full, *open_.values()]
 
 
 async def _run(

@@ -40,6 +40,7 @@ COMMANDS = (
     ("dead", "tidegate.cli.events:dead", "Inputs that could not become events: list, show, redrive."),
     ("trace", "tidegate.cli.events:trace", "Print the tree of a trace, from the publisher to every read model."),
     ("demo", "tidegate.cli.demo:demo", "Send generated events through everything, and show that the counts add up."),
+    ("bench", "tidegate.cli.bench:bench", "Measure a part, or all, on real servers, each with its limit beside it."),
     ("run", "tidegate.cli.local:run", "Run one of Tidegate's own processes in the foreground."),
 )
 

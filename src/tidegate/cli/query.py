@@ -11,14 +11,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, assert_never
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import App, Parameter
 
 from tidegate.config import Settings
-from tidegate.projection import ReadModel
 from tidegate.query import Queries, TierName, parse_time
 
 if TYPE_CHECKING:
@@ -226,57 +224,15 @@ async def _events(tier: TierName, look: Look, settings: Settings) -> int:
 @contextlib.asynccontextmanager
 async def _queries(tier: TierName, look: Look, settings: Settings) -> AsyncIterator[Queries]:
     """Queries over this one tier; NATS is needed for waiting only."""
+    from tidegate.app import opened_log, read_models
+
+    models = read_models(settings, [tier])
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(models[tier].aclose)
         log = None
         if look.after is not None:
-            from tidegate.bus import connect
-            from tidegate.log import Log
-            from tidegate.resources import folder
-            from tidegate.subject import load_declarations
-
-            path = Path(settings.subjects_path) if settings.subjects_path else folder("subjects")
-            bus = await stack.enter_async_context(
-                connect(
-                    settings.nats_url,
-                    name="tidegate query",
-                    credentials_file=settings.nats.credentials_file,
-                    connect_timeout_seconds=settings.nats.connect_timeout_seconds,
-                    request_timeout_seconds=settings.nats.request_timeout_seconds,
-                )
-            )
-            log = Log(bus, load_declarations(path).shards)
-        model = _model(tier, settings)
-        stack.push_async_callback(model.aclose)
-        yield Queries({tier: model}, log)
-
-
-def _model(tier: TierName, settings: Settings) -> ReadModel:
-    # Each brings its driver along; together they take a second to import.
-    match tier:
-        case "hot":
-            from tidegate.tiers.hot import HotTier
-
-            return HotTier(settings.redis_url, settings.hot)
-        case "warm":
-            from tidegate.tiers.warm import WarmTier
-
-            return WarmTier(settings.mongodb_uri, settings.mongodb.database, settings.warm)
-        case "cold":
-            from tidegate.tiers.cold import ColdTier
-
-            return ColdTier(settings.s3_endpoint, settings.s3)
-        case "lake":
-            from tidegate.tiers.lake import LakeTier
-
-            return LakeTier(
-                settings.catalog_uri,
-                settings.s3_endpoint,
-                catalog=settings.catalog,
-                s3=settings.s3,
-                settings=settings.lake,
-            )
-        case _:
-            assert_never(tier)
+            _, log = await stack.enter_async_context(opened_log(settings))
+        yield Queries(models, log)
 
 
 # -- showing ----------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def collect(frames: Sequence[Recorded]) -> tuple[Rows, Rows]:
 
 
 def _batches(one: Recorded) -> Iterator[tuple[Partition, pa.RecordBatch]]:
-    """The rows of a frame, by partition: put into this order before they become columns, which takes no further copy."""
+    """The rows of a frame, by partition; they are put in order before they become columns, which saves a copy."""
     lines = one.lines()
     rows = _rows(lines)
     keys = [(row.time // _DAY_MS, row.class_uid) for row in rows]

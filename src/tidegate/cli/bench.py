@@ -1,0 +1,118 @@
+"""The command `tidegate bench`: measures one part after the other, each with its limit beside it.
+
+Invariant: what was started for a benchmark is gone before the next one starts, and when the command ends.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated, Any, Literal
+
+import anyio
+import msgspec
+from cyclopts import Parameter
+
+from tidegate.bench.report import Report
+from tidegate.config import Settings
+
+__all__ = ["bench"]
+
+Name = Literal["ingest", "pipeline", "log", "hot", "warm", "cold", "lake"]
+NAMES: tuple[Name, ...] = ("ingest", "pipeline", "log", "hot", "warm", "cold", "lake")
+
+
+async def bench(
+    what: Name | Literal["all"],
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    events: Annotated[int | None, Parameter(validator=lambda kind, value: _above(value, 99))] = None,
+    seconds: Annotated[float, Parameter(validator=lambda kind, value: _above(value, 0))] = 5.0,
+    external: Annotated[bool, Parameter(negative="")] = False,
+    settings: Annotated[Settings, Parameter(parse=False)],
+) -> int:
+    """Measure a part on real servers, which are started for it in a temporary folder.
+
+    Parameters
+    ----------
+    what
+        Which part.
+    json
+        Print one JSON object for each benchmark, on a line of its own.
+    events
+        Events of one run; each benchmark has its own default.
+    seconds
+        Go on with further runs until so many seconds have passed. There are at least three.
+    external
+        Use the servers of the settings. Streams INGEST and LOG there have to be empty, and are deleted.
+    """
+    code = 0
+
+    async def end_on_signal(scope: anyio.CancelScope) -> None:
+        nonlocal code
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                code = 128 + number
+                scope.cancel()
+                return
+
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            group.start_soon(end_on_signal, scope)
+            for name in NAMES if what == "all" else (what,):
+                report = await _run(name, settings, events, seconds, external)
+                if json:
+                    print(msgspec.json.encode(report).decode(), flush=True)
+                else:
+                    _show(report)
+        group.cancel_scope.cancel()
+    return code
+
+
+def _above(value: float | None, bound: float) -> None:
+    if value is not None and value <= bound:
+        raise ValueError(f"Must be above {bound:g}.")
+
+
+async def _run(name: Name, settings: Settings, events: int | None, seconds: float, external: bool) -> Report:
+    # Each is imported only when it is to run: the drivers of the read models take a second.
+    given: dict[str, Any] = {"seconds": seconds} if events is None else {"seconds": seconds, "events": events}
+    match name:
+        case "ingest":
+            from tidegate.bench import ingest
+
+            return await ingest.run(settings, external=external, **given)
+        case "pipeline":
+            from tidegate.bench import pipeline
+
+            return await pipeline.run(settings, **given)
+        case "log":
+            from tidegate.bench import intake
+
+            return await intake.run(settings, external=external, **given)
+        case _:
+            from tidegate.bench import tiers
+
+            return await tiers.run(name, settings, external=external, **given)
+
+
+def _show(one: Report) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"bench {one.bench}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    mark = "[green]met[/green]" if one.met else "[red]not met[/red]"
+    table.add_row("measured", f"{one.events_per_second:,}", f"events/s, median of {len(one.runs)} runs")
+    table.add_row("limit", f"{one.limit_events_per_second:,}", f"events/s: {one.limit}")
+    table.add_row("ratio", f"{one.ratio:.2f}", "measured / limit")
+    table.add_row("bar", f"{one.bar:,}", f"events/s: {mark}")
+    table.add_row("p50", f"{one.p50_ms:,.2f} ms", one.latency)
+    table.add_row("p99", f"{one.p99_ms:,.2f} ms", "")
+    table.add_row("fsync", "", one.fsync)
+    table.add_row("events", f"{one.events:,}", f"a run, {one.bytes_per_event} bytes each; {one.note}")
+    table.add_row("took", f"{one.seconds:.1f} s", f"load average {one.load}; data in {one.place}")
+    Console().print(table)

@@ -17,6 +17,8 @@ from msgspec.structs import replace
 from tidegate.config import Http, Local, Settings
 from tidegate.local.servers import Server, server, wait_ready
 
+pytest.register_assert_rewrite("tests.tiers.contract")
+
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 

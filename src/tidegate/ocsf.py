@@ -70,7 +70,6 @@ Ip = Annotated[str, Meta(extra={"kind": "ip", "observable": 2})]
 Mac = Annotated[str, Meta(extra={"kind": "mac", "observable": 3})]
 UserName = Annotated[str, Meta(extra={"observable": 4})]
 EmailAddress = Annotated[str, Meta(extra={"kind": "email", "observable": 5})]
-FileName = Annotated[str, Meta(extra={"observable": 7})]
 Hash = Annotated[str, Meta(extra={"observable": 8})]
 Port = Annotated[int, Meta(extra={"kind": "port"})]
 HttpMethod = Annotated[str, Meta(extra={"kind": "http_method"})]
@@ -166,7 +165,7 @@ class Device(_Object, frozen=True, kw_only=True):
 
 
 class File(_Object, frozen=True, kw_only=True):
-    name: FileName
+    name: str
     type_id: int
     path: str | None = None
     parent_folder: str | None = None

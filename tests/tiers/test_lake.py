@@ -423,6 +423,22 @@ async def test_only_columns_that_are_asked_for_are_read(s3_server: Settings, nam
     assert read[0] < read[1] - 3000 * 320
 
 
+async def test_without_s3_reading_is_unavailable_and_not_the_query_to_blame(
+    s3_server: Settings, namespace: str
+) -> None:
+    (port,) = free_ports(1)
+    through = lake_on(s3_server, namespace, endpoint=f"http://127.0.0.1:{port}", timeout_seconds=2)
+    async with Proxy(port, s3_server.local.s3_port) as proxy, opened(through) as tier:
+        assert isinstance(tier, LakeTier)
+        await take(tier, "all", frames.log(1, 20), None)
+        proxy.refuse(b"GET ")
+        for read in (tier.query("SELECT event FROM events"), tier.get(frames.event_id(1)), tier.tally()):
+            with pytest.raises(TierUnavailableError):
+                await read
+        proxy.pass_all()
+        assert await tier.get(frames.event_id(1))
+
+
 ALLOWED = [
     "SELECT count(*) FROM events",
     "WITH one AS (SELECT class_uid, count(*) AS n FROM events GROUP BY ALL) SELECT * FROM one ORDER BY n DESC",
@@ -439,6 +455,7 @@ REFUSED = [
     "SELECT 1; SELECT 2",
     "SELEC 1",
     "SELECT nothing FROM events",
+    "SELECT event::INTEGER FROM events",
     "SELECT * FROM other",
     "SELECT * FROM lines",
     "SELECT * FROM '/etc/passwd'",

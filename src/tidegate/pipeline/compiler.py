@@ -44,8 +44,10 @@ from tidegate.pipeline.rules import (
 
 __all__ = ["Compiled", "Mapper", "compile_source"]
 
-Mapper = Callable[[dict[str, Any], str, int, int | None], Any]
-"""(record, event id, time of reception in ms, time that the envelope gives) -> event, or (text) what OCSF misses in it.
+Mapper = Callable[[dict[str, Any], str, int, int | None], tuple[str, Any] | tuple[None, str]]
+"""(record, event id, time of reception in ms, time that the envelope gives) -> (correlation id, event).
+
+Where OCSF misses something in the event: (None, what it misses).
 
 The event is an OcsfEvent or a Struct with some of its attributes, which is encoded alike; see `narrow`. Takes the
 mapped values out of `record`, which becomes part of the event. Raises RecordError.
@@ -464,7 +466,8 @@ class _RuleWriter:
             table = f"LOOKUP_{_identifier(leaf.rule.lookup)}"
             if leaf.rule.as_ is not None:
                 put(f"{indent}{name} = as_{leaf.rule.as_}({name})")
-            put(f"{indent}{name} = {table}.get({name}, {default}) if {name}.__class__ in (str, int) else {default}")
+            plain = f"{name}.__class__ is str or {name}.__class__ is int"
+            put(f"{indent}{name} = {table}.get({name}, {default}) if {plain} else {default}")
         elif kind == "text":
             unless(f"{name}.__class__ is not str", "to_text")
         elif kind in ("int", "bool"):
@@ -540,8 +543,8 @@ class _RuleWriter:
                 put("    if correlation is None:")
                 indent = "        "
             names = [self.early[field] for field in key.fields]
-            skipped = tuple(dict.fromkeys([*key.skip, *self.source.absent, ""]))
-            tests = [f"{name} is not None and {name} not in {skipped!r}" for name in names]
+            skipped = list(dict.fromkeys([*key.skip, *self.source.absent]))
+            tests = [" and ".join([name, *(f"{name} != {text!r}" for text in skipped)]) for name in names]
             put(f"{indent}if {' and '.join(tests)}:")
             texts = [f"{name} if {name}.__class__ is str else key_text({name}, {rule!r})" for name in names]
             if len(names) == 1:
@@ -698,7 +701,7 @@ class _RuleWriter:
         head = [f"def rule_{_identifier(self.rule.name)}(record, uid, received_ms, when):", *self.parents.loads()]
         if self.observed:
             head += ["    observables = []", "    observe = observables.append"]
-        tail = [*self.parents.cleanup(), f"    return {self.owner.narrow(OcsfEvent, values)}", ""]
+        tail = [*self.parents.cleanup(), f"    return correlation, {self.owner.narrow(OcsfEvent, values)}", ""]
         return "\n".join([*head, *self.lines, *tail])
 
     def _numbers(self, activity: _Leaf, severity: _Leaf) -> dict[str, _Value]:
@@ -754,7 +757,10 @@ class _RuleWriter:
             if name not in values:
                 raise self._fail(f'class {self.rule.class_} requires "{name}"')
             if not values[name].always:
-                self.lines += [f"    if {values[name].expression} is None:", f"        return {f'{label} {name}'!r}"]
+                self.lines += [
+                    f"    if {values[name].expression} is None:",
+                    f"        return None, {f'{label} {name}'!r}",
+                ]
         if wanted.at_least_one:
             chosen = [values[name] for name in wanted.at_least_one if name in values]
             if not chosen:
@@ -762,4 +768,4 @@ class _RuleWriter:
             if not any(value.always for value in chosen):
                 tests = " and ".join(f"{value.expression} is None" for value in chosen)
                 reason = f"{label} one of {', '.join(wanted.at_least_one)}"
-                self.lines += [f"    if {tests}:", f"        return {reason!r}"]
+                self.lines += [f"    if {tests}:", f"        return None, {reason!r}"]

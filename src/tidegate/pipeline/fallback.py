@@ -42,9 +42,10 @@ def unknown_source(source: str) -> Mapper:
     """
     product = Product(name=source)
 
-    def route(record: dict[str, Any], uid: str, received_ms: int, when: int | None) -> OcsfEvent:
+    def route(record: dict[str, Any], uid: str, received_ms: int, when: int | None) -> tuple[str, OcsfEvent]:
         original_time, time = _time_of(record)
-        return OcsfEvent(
+        correlation = _correlation_of(record) or uid
+        return correlation, OcsfEvent(
             class_uid=0,
             category_uid=0,
             activity_id=0,
@@ -55,7 +56,7 @@ def unknown_source(source: str) -> Mapper:
                 version=OCSF_VERSION,
                 product=product,
                 uid=uid,
-                correlation_uid=_correlation_of(record) or uid,
+                correlation_uid=correlation,
                 log_source=source,
                 original_time=original_time,
             ),
@@ -109,9 +110,7 @@ def as_base(
     """The Base Event of a record that lacks what its class requires; `status_detail` says what."""
     if known is None:
         raise TypeError("an unknown source has no rules to fall short of")
-    event = known.base(record, uid, received_ms, when)
-    if isinstance(event, str):
-        raise RecordError("normalise", f"{known.name}.base", event)
+    _, event = known.base(record, uid, received_ms, when)
     return replace(widen(event), status_detail=str(why))
 
 

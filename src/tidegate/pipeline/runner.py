@@ -135,13 +135,15 @@ class Pipeline:
                     stage = "normalise"
                     if record.__class__ is not dict or ("data" in record and record.keys() <= ENVELOPE_KEYS):
                         event = self._unusual(decode, raw, known, frame.source, uid, received_ms)
+                        correlation: str | None = event.metadata.correlation_uid
                     else:
-                        event = route(record, uid, received_ms, None)
-                        if event.__class__ is str:
+                        correlation, event = route(record, uid, received_ms, None)
+                        if correlation is None:
                             event = as_base(known, decode(raw), uid, received_ms, event)
+                            correlation = event.metadata.correlation_uid
                     stage = "validate"
                     line = encode(event)
-                    shard = crc32(event.metadata.correlation_uid.encode()) % shards
+                    shard = crc32(correlation.encode()) % shards
                 except _CONTENT_ERRORS as error:
                     letter = _dead_letter(error, stage, codec, raw, frame, uid, start + int(suffix, 16))
                     into.dead[shard_of(uid, shards)].append(letter)
@@ -187,8 +189,8 @@ class Pipeline:
     ) -> OcsfEvent:
         """The event of the value that `fresh` decodes anew at each call, as mapping takes a value apart."""
         route = known.route if known else self._unknown(source)
-        mapped = route(as_record(fresh(), known), uid, received_ms, when)
-        if isinstance(mapped, str):
+        correlation, mapped = route(as_record(fresh(), known), uid, received_ms, when)
+        if correlation is None:
             return as_base(known, as_record(fresh(), known), uid, received_ms, mapped, when)
         return widen(mapped)
 

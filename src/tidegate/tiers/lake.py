@@ -195,7 +195,12 @@ class LakeTier:
     async def query(self, sql: str, *, max_rows: int = 1000, timeout_seconds: float = 30.0) -> Answer:
         """The answer to one SELECT over the table `events`. Raises QueryError for anything else, a mistake in it, or
         when it takes too long or too much memory."""
-        return await lake_sql.run(await self._dataset(), sql, {}, max_rows, timeout_seconds)
+        events = await self._dataset()
+        try:
+            return await lake_sql.run(events, sql, {}, max_rows, timeout_seconds)
+        except QueryError:
+            await self._dataset()  # when S3 is away it fails too, and the query is not to blame
+            raise
 
     async def get(self, event_id: str) -> bytes | None:
         """The JSON of the newest event with this id."""

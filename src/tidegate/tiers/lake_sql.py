@@ -102,7 +102,8 @@ async def run(
                 return await asyncio.shield(work)
         except TimeoutError:
             raise QueryError(f"the query took longer than {timeout_seconds:g} s; ask for less, or allow more") from None
-        except duckdb.Error as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            # What goes wrong after the first rows comes through Arrow, a failed conversion as OSError.
             raise QueryError(str(error).split("\n\n", 1)[0]) from error
         finally:
             # Repeated: an interrupt that comes just before the query starts has no effect.

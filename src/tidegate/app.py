@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -324,6 +325,9 @@ async def _until_signalled(scope: anyio.CancelScope, stop: Callable[[], None]) -
 async def run(name: str, settings: Settings, tiers: Sequence[str] = TIERS) -> None:
     """Run the process `name` until SIGTERM or SIGINT. `tiers` limits what a storage-manager keeps."""
     process = Process(name, settings, tiers)
+    # Batches are lists of many small objects without cycles: collecting rarely takes a tenth off mapping and decoding.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
     with telemetry.setup(
         name,
         log_level=settings.telemetry.log_level,

@@ -77,9 +77,12 @@ async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int
                     raise BusUnavailableError(f"reading {stream}: the server has gone silent") from None
                 if not message.reply.startswith("$JS.ACK."):
                     headers = message.headers or {}
-                    if headers.get("Status") in ("404", "408"):
+                    status, description = headers.get("Status"), headers.get("Description", "")
+                    if status in ("404", "408"):
                         break
-                    if headers.get("Status") == "409" and "MaxBytes" in headers.get("Description", ""):
+                    if status == "409" and description == "Batch Completed":
+                        continue  # said of each full batch with a bound in bytes
+                    if status == "409" and "MaxBytes" in description:
                         if left < _BATCH:
                             break  # the next one exceeds what the request has left of its bytes
                         raise BusError(f"reading {stream}", 0, "a message is larger than 16 MB")

@@ -70,6 +70,12 @@ def lake_ids(settings: Settings) -> Counter[str]:
             "s3.access-key-id": settings.s3.access_key,
             "s3.secret-access-key": settings.s3.secret_key,
             "s3.region": settings.s3.region,
+            "rest.sigv4-enabled": "true",
+            "rest.signing-name": "s3tables",
+            "rest.signing-region": settings.s3.region,
+            "client.access-key-id": settings.s3.access_key,
+            "client.secret-access-key": settings.s3.secret_key,
+            "client.region": settings.s3.region,
         },
     )
     table = catalog.load_table((settings.catalog.namespace, settings.catalog.table))

@@ -310,6 +310,8 @@ class PinnedConsumer:
                     self._fail(OwnershipLostError(f"{self._durable}: message {self._expected} is missing"))
             case "404" | "408":
                 self._open_requests = 0
+            case "409" if headers.get("Description") == "Batch Completed":
+                pass  # said of each full batch with a bound in bytes; its messages have been counted
             case "409" if "MaxBytes" in headers.get("Description", ""):
                 self._oversize = True  # fetch that one by itself
                 self._open_requests = 0

@@ -158,7 +158,7 @@ STORES = {
     ),
     "warm": Store(
         server="mongo",
-        events=24_000,
+        events=20_000,
         bar=0,
         bar_share=0.7,
         limit="insert_many of the same documents, made before, with the same indexes and write concern",
@@ -171,7 +171,7 @@ STORES = {
     ),
     "cold": Store(
         server="s3",
-        events=400_000,
+        events=200_000,
         bar=200_000,
         bar_share=0.0,
         limit="PUTs of objects of the same size, one after the other for each shard",
@@ -184,7 +184,7 @@ STORES = {
     ),
     "lake": Store(
         server="s3",
-        events=250_000,
+        events=150_000,
         bar=100_000,
         bar_share=0.0,
         limit="pyiceberg's append of the same rows, ready as Arrow tables, to a table with the same partitions",

@@ -98,15 +98,14 @@ async def run(
                     await model.aclose()
 
             runs, limit_runs, latencies = [], [], []
-            for number in rounds(seconds, at_least=4):
+            for number in rounds(seconds):
+                # The limit goes first: it is the warm-up of the server and the driver too.
+                async with fresh(f"limit{number}") as model:
+                    limit_runs.append(count / await store.best(model, _batches(model, frames, limit)))
                 async with fresh(f"run{number}") as model:
                     rate, times = await _run(bus, log, model, limit, linger, frames)
-                async with fresh(f"limit{number}") as model:
-                    limit_rate = count / await store.best(model, _batches(model, frames, limit))
-                if number:  # the first round is the warm-up
-                    runs.append(rate)
-                    limit_runs.append(limit_rate)
-                    latencies += times
+                runs.append(rate)
+                latencies += times
         finally:
             if bus.connected:
                 await without_streams(bus, declared)
@@ -163,7 +162,8 @@ async def _run(
     works, cells = [], []
     for cell, subjects in cells_of(model, log.shards).items():
         work = _Timed(log, model, cell, limit=limit, linger_seconds=linger)
-        consumer = PinnedConsumer(bus, subject.LOG, f"{model.name}-{cell}", subjects)
+        # A consumer of its own for each run: one that has seen the log's end waits for something new before it begins.
+        consumer = PinnedConsumer(bus, subject.LOG, f"{model.name}-{cell}-{uuid.uuid4().hex[:8]}", subjects)
         works.append(work)
         cells.append(Cell(f"{model.name}.{cell}", work, consumer))
     tasks = [asyncio.create_task(cell.run()) for cell in cells]

@@ -21,7 +21,6 @@ from tidegate.ocsf import (
     OCSF_VERSION,
     PROFILES,
     Metadata,
-    Observable,
     OcsfClass,
     OcsfEvent,
     Product,
@@ -103,8 +102,9 @@ class _SourceWriter:
         self.namespace: dict[str, Any] = {
             "EMPTY": {},
             "KNOWN_IPS": KNOWN_IPS,
-            "PRODUCT": Product(name=source.product.name, vendor_name=source.product.vendor),
+            "PRODUCT": support.encoded(Product(name=source.product.name, vendor_name=source.product.vendor)),
             "RecordError": support.RecordError,
+            "is_uuid": support.is_uuid,
             "key_text": support.key_text,
             "settle_time": support.settle_time,
             "put_back": support.put_back,
@@ -142,6 +142,12 @@ class _SourceWriter:
             self.structs[key] = f"{struct.__name__}_{len(self.structs)}"
             self.namespace[self.structs[key]] = made
         return f"{self.structs[key]}({', '.join(values[name].expression for name in names)})"
+
+    def observables(self, path: str, type_id: int) -> str:
+        """The name of the table of observables at `path`, by value."""
+        name = f"SEEN_{_identifier(path)}"
+        self.namespace.setdefault(name, support.Observables(path, type_id))
+        return name
 
     def native(self, field: str) -> tuple[str, ...]:
         """The keys that lead to a native field."""
@@ -355,7 +361,7 @@ class _RuleWriter:
         for leaf in self.leaves:
             for field in leaf.rule.fields:
                 self.consumers.setdefault(field, []).append(leaf)
-        self.readers = {field for key in self.correlation for field in key.fields} | set(self.source.id)
+        self.readers = {field for key in self.correlation for field in key.fields} | set(self._identity())
 
     def _leaves(self) -> list[_Leaf]:
         merged: Mapping = {}
@@ -374,6 +380,10 @@ class _RuleWriter:
                 rule = FieldRule(value=setting)
             found.append(_Leaf(path=path, rule=rule, name=f"v_{_identifier(path)}"))
         return found
+
+    def _identity(self) -> list[str]:
+        identity = self.source.id
+        return [*identity.from_, *([identity.uuid] if identity.uuid else [])]
 
     def _fail(self, problem: str) -> RuleError:
         return RuleError(f"{self.owner.path} (rule {self.rule.name})", problem)
@@ -465,7 +475,8 @@ class _RuleWriter:
             default = repr(leaf.rule.default) if len(leaf.rule.fields) == 1 else "None"
             table = f"LOOKUP_{_identifier(leaf.rule.lookup)}"
             if leaf.rule.as_ is not None:
-                put(f"{indent}{name} = as_{leaf.rule.as_}({name})")
+                memo = f"{name}.__class__ is str and MEMO_{kind}.get({name}) or " if CONVERSIONS[kind].memo else ""
+                put(f"{indent}{name} = {memo}as_{kind}({name})")
             plain = f"{name}.__class__ is str or {name}.__class__ is int"
             put(f"{indent}{name} = {table}.get({name}, {default}) if {plain} else {default}")
         elif kind == "text":
@@ -520,18 +531,20 @@ class _RuleWriter:
         put(f"            {self.parents.of(first[:-1])}[{first[-1]!r}] = raw_time")
 
     def _write_id(self) -> None:
-        fields = self.source.id
-        if not fields:
-            return
-        names = [self.early[field] for field in fields]
+        identity, put = self.source.id, self.lines.append
         key = f"{self.source.source}.id"
-        parts = "|".join(f"{{{name}}}" for name in names)
-        self.lines += [
-            f"    if {names[0]} is not None:",
-            f"        if {names[0]}.__class__ is not str and {names[0]}.__class__ is not int:",
-            f"            key_text({names[0]}, {key!r})",
-            f'        uid = stable_uid(f"{self.source.source}|{parts}")',
-        ]
+        if identity.uuid:
+            keys = self.owner.native(identity.uuid)
+            name = self.early[identity.uuid]
+            put(f"    if {name} is not None and is_uuid(key_text({name}, {key!r})):")
+            put(f"        uid = {name}")
+            put(f"        {self.parents.of(keys[:-1])}.pop({keys[-1]!r}, None)")
+        if identity.from_:
+            names = [self.early[field] for field in identity.from_]
+            parts = "|".join(f"{{{name}}}" for name in names)
+            put(f"    {'elif' if identity.uuid else 'if'} {names[0]} is not None:")
+            put(f"        key_text({names[0]}, {key!r})")
+            put(f'        uid = stable_uid(f"{self.source.source}|{parts}")')
 
     def _write_correlation(self, keys: list[CorrelationKey]) -> None:
         put = self.lines.append
@@ -630,11 +643,7 @@ class _RuleWriter:
             self.lines.append(f"{indent}for each in {text}:")
             path, text = (f"{path}.value", "each.value") if path.endswith(".hashes") else (path, "each")
             indent += "    "
-        parts = {"name": repr(path), "type_id": str(type_id), "value": text}
-        built = self.owner.narrow(
-            Observable, {name: _Value(expression=each, always=True) for name, each in parts.items()}
-        )
-        self.lines.append(f"{indent}observe({built})")
+        self.lines.append(f"{indent}observe({self.owner.observables(path, type_id)}[{text}])")
 
     def _leaf_value(self, leaf: _Leaf) -> _Value:
         if leaf.rule.value is not None:
@@ -734,7 +743,7 @@ class _RuleWriter:
         profiles = self._profiles()
         if profiles:
             constant = "PROFILES_" + "_".join(profiles)
-            self.owner.namespace[constant] = profiles
+            self.owner.namespace[constant] = support.encoded(profiles)
             values["profiles"] = _Value(expression=constant, always=True)
         for name, leaf in tree.items():
             if name in values or name == "profiles":

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from tidegate.errors import RecordError
@@ -114,7 +113,7 @@ def as_base(
     return replace(widen(event), status_detail=str(why))
 
 
-def widen(event: Struct) -> OcsfEvent:
+def widen(event: Any) -> OcsfEvent:
     """The full record of an event that a rule has made with its own attributes only."""
     return OcsfEvent(**{name: getattr(event, name) for name in event.__struct_fields__})
 
@@ -148,6 +147,9 @@ def apply_envelope(event: OcsfEvent, envelope: Envelope) -> OcsfEvent:
     correlation = envelope.correlation_id
     if not correlation:
         correlation = uid if metadata.correlation_uid == metadata.uid else metadata.correlation_uid
+    own_id = metadata.original_event_uid
+    if envelope.event_id and metadata.uid != envelope.event_id and own_id is None:
+        own_id = metadata.uid
     kept: dict[str, Any] = {}
     if envelope.metadata:
         kept["metadata"] = envelope.metadata
@@ -172,7 +174,12 @@ def apply_envelope(event: OcsfEvent, envelope: Envelope) -> OcsfEvent:
     return replace(
         event,
         metadata=replace(
-            metadata, uid=uid, correlation_uid=correlation, event_code=event_code, original_time=original_time
+            metadata,
+            uid=uid,
+            correlation_uid=correlation,
+            event_code=event_code,
+            original_time=original_time,
+            original_event_uid=own_id,
         ),
         unmapped=unmapped,
     )

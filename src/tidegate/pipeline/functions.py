@@ -35,7 +35,8 @@ LAST_MS = 253_402_300_799_999
 """The end of the year 9999 in milliseconds since 1970: later times are not times."""
 
 _fromisoformat = datetime.fromisoformat
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)
+_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_ms(value: Any) -> int | None:
@@ -48,10 +49,8 @@ def to_ms(value: Any) -> int | None:
             moment = _fromisoformat(value)
         except ValueError:
             return _numeric_text_to_ms(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
         try:
-            since = moment - _EPOCH
+            since = moment - (_EPOCH if moment.tzinfo is None else _EPOCH_UTC)
         except OverflowError:
             return None
         return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000 if since.days >= 0 else None
@@ -95,7 +94,7 @@ def to_text(value: Any) -> str | None:
     return None
 
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_INTEGER = re.compile(r"[+-][0-9]{1,19}")
 _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
 
 
@@ -104,6 +103,8 @@ def to_int(value: Any) -> int | None:
     if value.__class__ is int:
         return value
     if value.__class__ is str:
+        if value.isdecimal() and value.isascii() and len(value) < 20:
+            return int(value)
         if _INTEGER.fullmatch(value):
             return int(value)
         return int(value, 16) if _HEXADECIMAL.fullmatch(value) else None

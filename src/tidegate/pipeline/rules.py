@@ -120,6 +120,15 @@ class Time(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     """What becomes of a record without any of them: a dead letter, or the time at which it was received counts."""
 
 
+class Identity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """Which fields identify a record, wherever and however often it arrives; without them its position does."""
+
+    from_: list[str] = []
+    """These together, hashed; not used when the first is missing."""
+    uuid: str | None = None
+    """A field that holds a UUID, which is the event's id as it is."""
+
+
 class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One source: how its records are recognised, and the rules that map them."""
 
@@ -133,8 +142,7 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     absent: list[str] = []
     """Texts that stand for no value."""
     time: Time
-    id: list[str] = []
-    """Fields that identify a record, once and for all; without the first of them the id is made from the position."""
+    id: Identity = Identity()
     correlation: list[CorrelationKey]
     reshape: list[Reshape] = []
     lookups: dict[str, dict[str, str | int]] = {}

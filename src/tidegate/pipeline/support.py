@@ -5,19 +5,26 @@ Invariant: a value that finds no place as an attribute is put where it becomes p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from tidegate.errors import RecordError
+from tidegate.ocsf import Observable
 from tidegate.pipeline.functions import to_text
 
-__all__ = ["RecordError", "key_text", "put_back", "settle_time", "spill"]
+__all__ = ["Observables", "RecordError", "encoded", "is_uuid", "key_text", "put_back", "settle_time", "spill"]
+
+
+is_uuid = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}").fullmatch
 
 
 def key_text(value: Any, rule: str) -> str:
     """The text of a value that identifies or correlates; raises RecordError for an object or a list."""
-    if value is None:
-        return ""
+    if value.__class__ is str:
+        return str(value)
     text = to_text(value)
     if text is None:
         raise RecordError("normalise", rule, f"{value.__class__.__name__} cannot be a key: text or a number is needed")
@@ -42,6 +49,35 @@ def settle_time(
     if not strict:
         return received_ms
     raise RecordError("normalise", rule, f"{str(raw)[:100]!r} is not a time")
+
+
+class Observables(dict[str, msgspec.Raw]):
+    """Observables of one attribute by value, encoded: the same addresses, users and hosts come again and again.
+
+    To find one here and to copy it into the line takes a third of the time that it takes to build and encode one.
+    """
+
+    def __init__(self, path: str, type_id: int) -> None:
+        super().__init__()
+        self._path = path
+        self._type_id = type_id
+
+    def __missing__(self, value: str) -> msgspec.Raw:
+        made = encoded(Observable(name=self._path, type_id=self._type_id, value=value))
+        if len(value) <= _LONGEST_OBSERVABLE:
+            if len(self) >= _MOST_OBSERVABLES:
+                self.clear()
+            self[value] = made
+        return made
+
+
+_LONGEST_OBSERVABLE = 256
+_MOST_OBSERVABLES = 16_384
+
+
+def encoded(value: Any) -> msgspec.Raw:
+    """`value` as the JSON that an encoder copies as it is."""
+    return msgspec.Raw(msgspec.json.encode(value))
 
 
 def put_back(convert: Callable[[Any], Any], place: dict[str, Any], key: str, value: Any) -> Any:

@@ -11,6 +11,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 
+import anyio
 import anyio.to_thread
 import msgspec
 import zstandard
@@ -52,6 +53,8 @@ class ColdTier:
     def __init__(self, endpoint: str, settings: S3, *, generation: int = 1, timeout_seconds: float = 10.0) -> None:
         self._objects = ColdObjects(endpoint, settings, generation, timeout_seconds)
         self._known: dict[str, list[Summary]] = {}
+        # Python code of several shards at once would only wait for the interpreter's lock.
+        self._one_at_a_time = anyio.CapacityLimiter(1)
 
     async def open(self) -> None:
         await self._objects.open()
@@ -77,7 +80,9 @@ class ColdTier:
             elif not newest:
                 known = []
             after = expected.sequence if expected else 0
-            body, summary = await anyio.to_thread.run_sync(cold_index.build, frames, after, new, known)
+            body, summary = await anyio.to_thread.run_sync(
+                cold_index.build, frames, after, new, known, limiter=self._one_at_a_time
+            )
             await self._objects.add(cell, after, body, new)
             self._known[cell] = [summary, *known][: cold_index.MAX_BEFORE]
 

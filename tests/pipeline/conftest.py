@@ -1,0 +1,13 @@
+"""The shipped rules, loaded once for all tests here."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.pipeline.data import SHARDS
+from tidegate.pipeline.runner import Pipeline
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Pipeline:
+    return Pipeline.load(SHARDS)

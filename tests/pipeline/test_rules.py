@@ -1,0 +1,152 @@
+"""A rule that cannot work is refused when it is loaded, with file, line and the nearest valid name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.data import SHARDS, one
+from tests.pipeline.schema import problem_of
+from tidegate.errors import ConfigError, RuleError
+from tidegate.pipeline.runner import Pipeline
+
+GOOD = """\
+source = "door"
+aliases = ["doors"]
+select = ["kind"]
+product = { name = "Door", vendor = "Locks" }
+time = { from = ["at"] }
+id = { from = ["number", "house"] }
+
+[[correlation]]
+from = ["house", "badge"]
+
+[lookups.activity]
+in = 1
+out = 2
+
+[groups.who]
+"user.name" = "person.name"
+"user.uid" = ["badge", "person.id"]
+
+[[rule]]
+name = "pass"
+when = { kind = "pass", "person.name" = { exists = true } }
+class = "authentication"
+activity = { from = "way", lookup = "activity", default = 99 }
+severity = 2
+use = ["who"]
+[rule.set]
+"src_endpoint.ip" = "reader.ip"
+"dst_endpoint.name" = { from = "house", default = "Unknown" }
+"is_mfa" = "pin"
+"""
+
+PASS = {
+    "kind": "pass",
+    "at": "2025-06-15T14:00:00.250+02:00",
+    "number": 17,
+    "house": "north",
+    "badge": "b-7",
+    "way": "in",
+    "person": {"name": "Ada", "id": 5},
+    "reader": {"ip": "10.0.0.9", "volts": 5},
+    "pin": "true",
+}
+
+
+def _load(folder: Path, text: str) -> Pipeline:
+    (folder / "door.toml").write_text(text)
+    return Pipeline.load(SHARDS, folder)
+
+
+def test_a_source_of_ones_own_is_mapped_by_its_rules(tmp_path: Path) -> None:
+    event = one(_load(tmp_path, GOOD), "doors", PASS)
+    assert problem_of(event) is None
+    assert (event["class_uid"], event["activity_id"], event["severity_id"]) == (3002, 1, 2)
+    assert event["time"] == 1_749_988_800_250
+    assert event["user"] == {"name": "Ada", "uid": "b-7"}
+    assert event["src_endpoint"] == {"ip": "10.0.0.9"}
+    assert event["is_mfa"] is True
+    assert event["metadata"]["correlation_uid"] == "north:b-7"
+    assert {each["name"]: each["value"] for each in event["observables"]} == {
+        "user.name": "Ada",
+        "src_endpoint.ip": "10.0.0.9",
+    }
+    assert event["unmapped"] == {
+        "kind": "pass",
+        "number": 17,
+        "way": "in",
+        "person": {"id": 5},
+        "reader": {"volts": 5},
+    }
+
+
+def test_the_id_of_a_record_with_its_own_id_does_not_depend_on_where_it_is(tmp_path: Path) -> None:
+    pipeline = _load(tmp_path, GOOD)
+    first = one(pipeline, "door", PASS)
+    assert one(pipeline, "door", {**PASS, "way": "out"})["metadata"]["uid"] == first["metadata"]["uid"]
+    assert one(pipeline, "door", {**PASS, "number": 18})["metadata"]["uid"] != first["metadata"]["uid"]
+
+
+def test_a_value_that_fails_its_check_stays_in_unmapped(tmp_path: Path) -> None:
+    event = one(_load(tmp_path, GOOD), "door", {**PASS, "reader": {"ip": "front"}, "pin": "perhaps"})
+    assert "src_endpoint" not in event
+    assert event["unmapped"]["reader"] == {"ip": "front"}
+    assert event["unmapped"]["pin"] == "perhaps"
+
+
+def test_a_record_that_lacks_what_its_class_requires_is_a_base_event_that_says_so(tmp_path: Path) -> None:
+    rules = GOOD.replace('{ from = "house", default = "Unknown" }', '"house"')
+    event = one(_load(tmp_path, rules), "door", {key: value for key, value in PASS.items() if key != "house"})
+    assert event["class_uid"] == 0
+    assert event["status_detail"] == "door.pass: authentication requires one of service, dst_endpoint"
+    assert event["unmapped"]["person"] == {"name": "Ada", "id": 5}
+
+
+def test_a_source_in_the_folder_wins_over_the_shipped_one(tmp_path: Path) -> None:
+    pipeline = _load(tmp_path, GOOD.replace('"doors"', '"zeek"'))
+    assert one(pipeline, "zeek", PASS)["class_uid"] == 3002
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "hint"),
+    [
+        ("select =", "selects =", 3, 'unknown key "selects"'),
+        ('class = "authentication"', 'class = "authentification"', 24, 'did you mean "authentication"?'),
+        ('"src_endpoint.ip"', '"src_endpont.ip"', 29, 'did you mean "src_endpoint"?'),
+        ('"src_endpoint.ip"', '"src_endpoint.ipp"', 29, 'did you mean "ip"?'),
+        ('"src_endpoint.ip"', '"src_endpoint"', 29, "is an object"),
+        ('"is_mfa" = "pin"', '"is_mfa" = { from = "pin", as = "boool" }', 31, 'did you mean "bool"?'),
+        ('lookup = "activity"', 'lookup = "activities"', 25, 'did you mean "activity"?'),
+        ('use = ["who"]', 'use = ["whom"]', 27, 'did you mean "who"?'),
+        ("severity = 2", "severitty = 2", 26, 'unknown key "severitty"'),
+        ('"is_mfa" = "pin"', '"is_mfa" = { as = "bool" }', 31, 'needs either "from" or "value"'),
+    ],
+)
+def test_a_mistake_is_refused_with_file_line_and_hint(tmp_path: Path, old: str, new: str, line: int, hint: str) -> None:
+    with pytest.raises(RuleError) as caught:
+        _load(tmp_path, GOOD.replace(old, new, 1))
+    assert caught.value.where == f"{tmp_path / 'door.toml'}:{line}"
+    assert hint in caught.value.problem
+
+
+def test_a_class_whose_required_attributes_are_not_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match='class authentication requires "user"'):
+        _load(tmp_path, GOOD.replace('use = ["who"]\n', ""))
+
+
+def test_an_object_without_its_required_attribute_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match=r'"logon_process.file" needs "logon_process.file.name"'):
+        _load(tmp_path, GOOD + '"logon_process.file.path" = "path"\n')
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match="not valid TOML"):
+        _load(tmp_path, "source = ")
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a folder"):
+        Pipeline.load(SHARDS, tmp_path / "absent")

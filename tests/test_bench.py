@@ -1,0 +1,162 @@
+"""`tidegate bench`: each benchmark runs, says all that it has to say, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tidegate.bench.report import Report, balanced, made, rounds
+from tidegate.errors import BalanceError
+
+ALWAYS = {
+    "bench",
+    "events",
+    "events_per_second",
+    "limit",
+    "limit_events_per_second",
+    "p50_ms",
+    "p99_ms",
+    "fsync",
+    "bar",
+    "met",
+    "runs",
+    "bytes_per_event",
+    "seconds",
+    "note",
+}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tidegate", "bench", *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Of a process that finds no settings, and puts its temporary files into `folder`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
+    return kept | {"TMPDIR": str(folder)}
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines of running processes that name `folder`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+def assert_nothing_left(folder: Path) -> None:
+    assert processes_of(folder) == []
+    assert [path.name for path in folder.iterdir() if path.name.startswith("tidegate-bench-")] == []
+
+
+@pytest.mark.parametrize("name", ["ingest", "pipeline", "log", "hot", "warm", "cold", "lake"])
+def test_a_benchmark_prints_one_complete_json_object_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(name, "--json", "--events", "4000", "--seconds", "1"),
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    report: dict[str, Any] = msgspec.json.decode(line)
+    assert report.keys() >= ALWAYS
+    assert report["bench"] == name
+    assert len(report["runs"]) >= 3
+    assert report["events_per_second"] > 0
+    assert report["limit_events_per_second"] > 0
+    assert 0 < report["p50_ms"] <= report["p99_ms"]
+    assert_nothing_left(tmp_path)
+
+
+def test_the_table_shows_the_limit_beside_the_figure(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("pipeline", "--events", "2000", "--seconds", "0.1"),
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "limit" in done.stdout
+    assert "ratio" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_benchmark_and_its_servers(number: signal.Signals, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("log", "--seconds", "60"),
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 30
+        while not (servers := processes_of(tmp_path)) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert servers
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+    finally:
+        process.kill()
+        process.wait()
+    assert_nothing_left(tmp_path)
+
+
+def test_a_figure_whose_counts_do_not_add_up_is_refused() -> None:
+    balanced("events", (3, 17), (3, 17))
+    with pytest.raises(BalanceError, match="events: found 2, expected 3"):
+        balanced("events", 2, 3)
+
+
+def test_there_are_at_least_three_rounds_however_short_the_time() -> None:
+    assert list(rounds(0.000001)) == [0, 1, 2]
+
+
+def report(**changes: Any) -> Report:
+    given: dict[str, Any] = {
+        "bench": "b",
+        "events": 10,
+        "runs": [90.0, 110.0, 100.0],
+        "limit": "l",
+        "limit_runs": [200.0, 100.0, 400.0],
+        "bar": 100,
+        "latencies": [number / 1000 for number in range(1, 101)],
+        "latency": "x",
+        "fsync": "x",
+        "bytes_per_event": 1.5,
+        "began": time.monotonic(),
+        "place": "x",
+    }
+    return made(**given | changes)
+
+
+def test_a_report_has_medians_and_nearest_rank_quantiles() -> None:
+    one = report()
+    assert (one.events_per_second, one.limit_events_per_second, one.ratio) == (100, 200, 0.5)
+    assert (one.p50_ms, one.p99_ms) == (50.0, 99.0)
+    assert report(latencies=[0.004]).p99_ms == 4.0
+
+
+def test_a_bar_is_met_only_with_the_latency_that_goes_with_it() -> None:
+    assert report().met
+    assert not report(bar=101).met
+    assert not report(most_p99_ms=99.0).met
+    assert report(most_p99_ms=99.1).met

@@ -1,0 +1,263 @@
+"""The connection to NATS: requests that always end, publishes, atomic batches, and reading a range, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+
+from tests.conftest import free_ports
+from tests.system.harness import System, system, until
+from tidegate.bus import STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE, Bus, Outgoing, connect, connect_patiently
+from tidegate.config import Settings
+from tidegate.errors import BusError, BusUnavailableError, FencedError, PositionError
+from tidegate.log import Log, Progress, check_position, event_messages
+from tidegate.reader import read
+
+pytestmark = pytest.mark.anyio
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+async def bus(nats_server: Settings) -> AsyncIterator[Bus]:
+    async with connect(nats_server.nats_url) as bus:
+        yield bus
+
+
+async def make(bus: Bus, **changes: object) -> str:
+    """A stream of its own; its subjects are `<name>.>`."""
+    name = f"S{next(_numbers)}"
+    config = {"name": name, "subjects": [f"{name}.>"], "storage": "file", "allow_direct": True, **changes}
+    await bus.api(f"STREAM.CREATE.{name}", config)
+    return name
+
+
+async def silent(_: Msg) -> None:
+    pass
+
+
+async def test_a_request_that_nobody_can_answer_ends_at_once(bus: Bus) -> None:
+    started = time.monotonic()
+    with pytest.raises(BusUnavailableError, match="nobody.here"):
+        await bus.request("nobody.here")
+    with pytest.raises(BusUnavailableError):
+        await bus.publish("no.stream.takes.this", b"x")
+    assert time.monotonic() - started < 1
+
+
+async def test_a_request_that_is_not_answered_ends_after_its_timeout(bus: Bus) -> None:
+    await bus.subscribe("silence", silent)
+    started = time.monotonic()
+    with pytest.raises(BusUnavailableError, match=r"0\.3 s"):
+        await bus.request("silence", b"", 0.3)
+    assert 0.3 <= time.monotonic() - started < 1
+
+
+async def test_errors_of_jetstream_carry_its_code(bus: Bus) -> None:
+    with pytest.raises(BusError) as caught:
+        await bus.stream("NOSUCH")
+    assert caught.value.code == STREAM_NOT_FOUND
+    name = await make(bus, max_msg_size=100)
+    with pytest.raises(BusError) as caught:
+        await bus.publish(f"{name}.a", bytes(200))
+    assert caught.value.code == 10054  # JSStreamMessageExceedsMaximumErr
+    assert (await bus.publish(f"{name}.a", bytes(20))).seq == 1
+
+
+async def test_a_full_stream_that_discards_new_messages_counts_as_not_available_now(bus: Bus) -> None:
+    name = await make(bus, discard="new", max_msgs=1)
+    await bus.publish(f"{name}.a", b"first")
+    with pytest.raises(BusUnavailableError, match="maximum messages"):
+        await bus.publish(f"{name}.a", b"second")
+
+
+async def test_messages_are_found_by_sequence_by_subject_and_as_the_next_one(bus: Bus) -> None:
+    name = await make(bus)
+    for number in range(6):
+        await bus.publish(f"{name}.{'ab'[number % 2]}", b"%d" % number, {"Number": str(number)})
+    at, last, following = (
+        await bus.message_at(name, 3),
+        await bus.last_message(name, f"{name}.a"),
+        await bus.next_message(name, 3, f"{name}.b"),
+    )
+    assert at is not None
+    assert last is not None
+    assert following is not None
+    assert [(one.sequence, one.payload, one.headers["Number"]) for one in (at, last, following)] == [
+        (3, b"2", "2"),
+        (5, b"4", "4"),
+        (4, b"3", "3"),
+    ]
+    assert abs(at.time_ms - time.time() * 1000) < 10_000
+    assert await bus.message_at(name, 7) is None
+    assert await bus.last_message(name, f"{name}.c") is None
+    assert await bus.next_message(name, 7, f"{name}.*") is None
+
+
+async def test_an_atomic_batch_is_stored_as_a_whole_or_not_at_all(bus: Bus) -> None:
+    name = await make(bus, allow_atomic=True)
+
+    def batch(count: int, expected: int) -> list[Outgoing]:
+        messages = [Outgoing(f"{name}.data", b"x", {}) for _ in range(count)]
+        return [*messages, Outgoing(f"{name}.end", b"", {"Nats-Expected-Last-Subject-Sequence": str(expected)})]
+
+    ack = await bus.publish_atomic(batch(9, 0))
+    assert (ack.seq, ack.count, (await bus.stream(name)).messages) == (10, 10, 10)
+    with pytest.raises(BusError) as caught:
+        await bus.publish_atomic(batch(9, 3))
+    assert caught.value.code == WRONG_LAST_SEQUENCE
+    assert (await bus.stream(name)).last_sequence == 10
+    assert (await bus.publish_atomic(batch(0, 10))).seq == 11
+    with pytest.raises(BusError):
+        await bus.publish_atomic(batch(1000, 11))
+    assert (await bus.stream(name)).last_sequence == 11
+    assert (await bus.publish_atomic(batch(999, 11))).seq == 1011
+
+
+async def test_of_two_writers_with_the_same_expectation_one_is_fenced_and_stores_nothing(bus: Bus) -> None:
+    await bus.api(
+        "STREAM.CREATE.LOG",
+        {
+            **{"name": "LOG", "subjects": ["log.>"], "storage": "file"},
+            **{"allow_direct": True, "allow_atomic": True, "allow_rollup_hdrs": True},
+        },
+    )
+    log = Log(bus, 4)
+    assert await log.progress("intake", 0) == (0, None)
+    progress = Progress(stream="INGEST", created="now", sequence=7)
+    outcomes = await asyncio.gather(
+        *(log.append("intake", 0, event_messages(0, [b"%d" % n], "test"), progress, 0) for n in range(5)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(one, FencedError) for one in outcomes) == 4
+    assert sum(one == 2 for one in outcomes) == 1
+    assert await log.progress("intake", 0) == (2, progress)
+    assert len([one async for one in log.read("log.event.*")]) == 1
+    # Only the newest progress record of a cell is kept.
+    assert await log.append("intake", 0, [], progress, 2) == 3
+    assert [one.sequence async for one in log.read("log.cell.>")] == [3]
+    state = await log.state()
+    check_position(state, state.created, 3)
+    for created, sequence in (("2020-01-01T00:00:00Z", 3), (state.created, 4)):
+        with pytest.raises(PositionError):
+            check_position(state, created, sequence)
+
+
+async def test_a_range_is_read_once_and_in_order(bus: Bus) -> None:
+    name = await make(bus)
+    futures = [await bus.submit(Outgoing(f"{name}.{'ab'[n % 2]}", b"%d" % n, {})) for n in range(2100)]
+    assert [(await bus.acknowledged(one)).seq for one in futures] == list(range(1, 2101))
+    found = [(one.sequence, one.payload) async for one in read(bus, name, f"{name}.>", 1, 2100)]
+    assert found == [(n + 1, b"%d" % n) for n in range(2100)]
+    assert [one.sequence async for one in read(bus, name, f"{name}.b", 11, 20)] == [12, 14, 16, 18, 20]
+    assert [one.sequence async for one in read(bus, name, f"{name}.c", 1, 2100)] == []
+    assert [one.sequence async for one in read(bus, name, f"{name}.a", 2100, 2100)] == []
+
+
+async def test_a_range_of_large_messages_is_read_in_bounded_batches(bus: Bus) -> None:
+    name = await make(bus)
+    for number in range(12):
+        await bus.publish(f"{name}.a", bytes([number]) * 3_000_000)
+    found = [(one.sequence, one.payload[:1]) async for one in read(bus, name, f"{name}.>", 1, 12)]
+    assert found == [(n + 1, bytes([n])) for n in range(12)]
+
+
+async def test_reading_ends_when_the_last_messages_of_the_range_have_been_removed(bus: Bus) -> None:
+    name = await make(bus, allow_rollup_hdrs=True)
+    for number in range(600):
+        await bus.publish(f"{name}.{'keep' if number < 510 else 'rolled'}", b"x")
+    async with asyncio.timeout(15):
+        found = []
+        async for one in read(bus, name, f"{name}.>", 1, 600):
+            found.append(one.sequence)
+            if len(found) == 100:
+                await bus.publish(f"{name}.rolled", b"y", {"Nats-Rollup": "sub"})
+    assert found == list(range(1, 511))
+
+
+async def test_a_connection_that_cannot_be_made_names_the_address(nats_server: Settings) -> None:
+    url = f"nats://127.0.0.1:{free_ports(1)[0]}"
+    started = time.monotonic()
+    with pytest.raises(BusUnavailableError, match=url):
+        async with connect(url, connect_timeout_seconds=0.5):
+            pass
+    assert time.monotonic() - started < 2
+
+
+@pytest.fixture
+async def own(tmp_path: Path) -> AsyncIterator[System]:
+    """A server that a test may kill."""
+    with system(tmp_path) as one:
+        await one.serve("nats").ready()
+        yield one
+
+
+async def test_whoever_waits_for_an_answer_learns_at_once_that_the_server_was_killed(own: System) -> None:
+    async with connect(own.settings.nats_url) as bus:
+        lost: list[str] = []
+        bus.on_disconnect(lost.append)
+        await bus.subscribe("silence", silent)
+        asking = asyncio.create_task(bus.request("silence", b"", 30))
+        submitted = await bus.submit(Outgoing("silence", b"", {}))
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+        own.programs["nats"].kill()
+        with pytest.raises(BusUnavailableError):
+            await asking
+        with pytest.raises(BusUnavailableError):
+            await bus.acknowledged(submitted)
+        with pytest.raises(BusUnavailableError):
+            await bus.publish("silence", b"")
+        assert time.monotonic() - started < 1
+        assert not bus.connected
+        assert len(lost) == 1
+
+
+async def test_after_a_restart_of_the_server_subscriptions_and_readers_go_on(own: System) -> None:
+    nats = own.programs["nats"]
+    async with connect(own.settings.nats_url) as bus:
+        name = await make(bus)
+        for number in range(1500):
+            await bus.publish(f"{name}.a", b"%d" % number)
+        heard: list[bytes] = []
+
+        async def hear(message: Msg) -> None:
+            heard.append(message.data)
+
+        await bus.subscribe("talk", hear)
+        back = asyncio.Event()
+        undo = bus.on_reconnect(back.set)
+        found = []
+        async for one in read(bus, name, f"{name}.>", 1, 1500):
+            found.append(one.payload)
+            if len(found) == 700:
+                nats.kill()
+                nats.start()
+        assert found == [b"%d" % number for number in range(1500)]
+        await asyncio.wait_for(back.wait(), 5)
+        undo()
+        await bus.send("talk", b"again")
+
+        async def was_heard() -> bool:
+            return heard == [b"again"]
+
+        await until(was_heard, 5, "the subscription has been renewed")
+
+
+async def test_a_patient_connection_waits_for_the_server(own: System) -> None:
+    nats = own.programs["nats"]
+    nats.kill()
+    waits: list[float] = []
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.5, nats.start)
+    async with connect_patiently(
+        own.settings.nats_url, on_wait=lambda _, pause: waits.append(pause), connect_timeout_seconds=0.3
+    ) as bus:
+        assert msgspec.json.decode((await bus.request("$JS.API.INFO")).data)["type"].endswith("account_info_response")
+    assert waits == sorted(waits) != []

@@ -44,7 +44,7 @@ async def silent(_: Msg) -> None:
 
 async def test_a_request_that_nobody_can_answer_ends_at_once(bus: Bus) -> None:
     started = time.monotonic()
-    with pytest.raises(BusUnavailableError, match="nobody.here"):
+    with pytest.raises(BusUnavailableError, match="nobody"):
         await bus.request("nobody.here")
     with pytest.raises(BusUnavailableError):
         await bus.publish("no.stream.takes.this", b"x")
@@ -124,8 +124,12 @@ async def test_of_two_writers_with_the_same_expectation_one_is_fenced_and_stores
     await bus.api(
         "STREAM.CREATE.LOG",
         {
-            **{"name": "LOG", "subjects": ["log.>"], "storage": "file"},
-            **{"allow_direct": True, "allow_atomic": True, "allow_rollup_hdrs": True},
+            "name": "LOG",
+            "subjects": ["log.>"],
+            "storage": "file",
+            "allow_direct": True,
+            "allow_atomic": True,
+            "allow_rollup_hdrs": True,
         },
     )
     log = Log(bus, 4)

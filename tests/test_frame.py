@@ -102,7 +102,15 @@ def test_compressed_data_that_ends_in_the_middle_is_refused_wherever_it_was_cut(
         packed = pack(content)
         encoding = "gzip" if pack is gzip.compress else "zstd"
         assert frame.inflate(packed, encoding, MAX) == content
-        for cut in {1, 3, 5, 9, len(packed) - 1, len(packed) // 2, *(dice.randrange(1, len(packed)) for _ in range(40))}:
+        for cut in {
+            1,
+            3,
+            5,
+            9,
+            len(packed) - 1,
+            len(packed) // 2,
+            *(dice.randrange(1, len(packed)) for _ in range(40)),
+        }:
             assert refused(packed[:cut], frame.TEXT, encoding) == "content_encoding"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -325,6 +326,9 @@ async def _until_signalled(scope: anyio.CancelScope, stop: Callable[[], None]) -
 async def run(name: str, settings: Settings, tiers: Sequence[str] = TIERS) -> None:
     """Run the process `name` until SIGTERM or SIGINT. `tiers` limits what a storage-manager keeps."""
     process = Process(name, settings, tiers)
+    if name == "storage-manager":
+        # Where cores are scarce, taking events in comes before projecting them: the log keeps what waits.
+        os.nice(5)
     # Batches are lists of many small objects without cycles: collecting rarely takes a tenth off mapping and decoding.
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)

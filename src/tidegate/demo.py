@@ -10,6 +10,7 @@ import http.client
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ from tidegate.projection import ReadModel, Tally
 from tidegate.projector import cells_of
 from tidegate.publisher import Publisher
 from tidegate.query import Queries
-from tidegate.tiers.head import decode_heads
+from tidegate.tiers.head import EventHead, decode_heads
 
 __all__ = ["Kpi", "Report", "Step", "Sum", "TierReport", "generated", "native_lines", "run"]
 
@@ -117,14 +118,9 @@ async def run(settings: Settings, records: Records, step: Step) -> Report:
         queries = Queries(models, log)
         before = await _sums(log, declared.partitions)
         started = time.monotonic()
-        publishing = asyncio.create_task(_publish(bus, records, declared.partitions, step))
-        try:
-            reached = await _follow(log, models, declared.partitions, before, len(records), step)
-        finally:
-            if not publishing.done() and not publishing.cancelled():
-                await asyncio.wait([publishing], timeout=5)
-                publishing.cancel()
-        publish_seconds, latencies = await publishing
+        # Following costs this process time of its own, so it begins when the publishing has been measured.
+        publish_seconds, latencies = await _publish(bus, records, declared.partitions, step)
+        reached = await _follow(log, models, declared.partitions, before, len(records), step)
         seconds = {name: moment - started for name, moment in reached.items()}
         after = await _sums(log, declared.partitions)
         step("counting", 0, 1)
@@ -132,10 +128,9 @@ async def run(settings: Settings, records: Records, step: Step) -> Report:
         tallies = dict(zip(models, await asyncio.gather(*(model.tally() for model in models.values())), strict=True))
         step("counting", 1, 1)
         heads = decode_heads(sample)
-        values = [one.value for head in heads for one in head.observables or () if one.type_id == 2 and one.value]
-        busiest = statistics.mode(values) if values else ""
-        asked = {name: await _ask(name, queries, heads[-1].metadata.uid, busiest) for name in models}
-        ids = [head.metadata.uid for head in heads]
+        address = _telling(heads)
+        asked = {name: await _ask(name, queries, heads[-1].event_id, address) for name in models}
+        ids = [head.event_id for head in heads]
         hits = await _cache(models["hot"], ids)
         api = await asyncio.to_thread(_api, settings, ids)
         rate, frame_ms = await asyncio.to_thread(_transform, records, declared.shards)
@@ -266,6 +261,18 @@ async def _count_log(log: Log) -> tuple[Tally, list[bytes]]:
     if not sample:
         raise TidegateError("the log holds no events; see `tidegate dead list` for what became of the records")
     return Tally(count=count, digest=digest % 2**64), sample
+
+
+def _telling(heads: Sequence[EventHead]) -> str:
+    """The address that most sources have seen; of several the one with the fewest events."""
+    sources: dict[str, set[str]] = {}
+    events: Counter[str] = Counter()
+    for head in heads:
+        for one in head.observables or ():
+            if one.type_id == 2 and one.value:
+                sources.setdefault(one.value, set()).add(head.source)
+                events[one.value] += 1
+    return max(events, key=lambda value: (len(sources[value]), -events[value]), default="")
 
 
 async def _ask(tier: str, queries: Queries, event_id: str, address: str) -> tuple[str, float, list[Any]]:

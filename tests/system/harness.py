@@ -147,9 +147,7 @@ class System:
         url = f"http://127.0.0.1:{port}"
         variables = self._variables | {f"TIDEGATE_HTTP_{process.replace('-', '_')}_PORT".upper(): str(port)}
         is_ready = partial(answers_http, f"{url}/readyz")
-        return self._add(
-            Program(name or process, ["run", process, *options], variables, self._logs, is_ready, url)
-        )
+        return self._add(Program(name or process, ["run", process, *options], variables, self._logs, is_ready, url))
 
     def _add(self, program: Program) -> Program:
         assert program.name not in self.programs

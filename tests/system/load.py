@@ -6,6 +6,7 @@ Invariant: an id counts as published only when the server has acknowledged it; e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import Counter
 from typing import Self
@@ -70,7 +71,7 @@ class Load:
         self._pause = pause_seconds
         self._made = 0
         self._records = Generator(Load._loads, malformed_share=0)
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.acknowledged: set[str] = set()
         self.broken: set[str] = set()
@@ -89,14 +90,14 @@ class Load:
 
     async def stop(self) -> None:
         """Returns when all that was begun is acknowledged."""
-        self._stopping = True
+        self._stopping.set()
         if self._task is not None:
             task, self._task = self._task, None
             await task
 
     async def _run(self) -> None:
         async with Publisher(bus=self._bus, source="load", frame_records=20) as publisher:
-            while not self._stopping:
+            while not self._stopping.is_set():
                 events, ids, broken = self._make()
                 try:
                     receipts = await publisher.publish_many(events)
@@ -107,7 +108,8 @@ class Load:
                     self.broken |= broken
                     for one in receipts:
                         self.last[one.partition] = max(one.sequence, self.last.get(one.partition, 0))
-                await asyncio.sleep(self._pause)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._pause)
 
     def _make(self) -> tuple[list[Event], set[str], set[str]]:
         events: list[Event] = []

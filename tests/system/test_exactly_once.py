@@ -1,4 +1,4 @@
-"""Everything is killed (-9) again and again under load; each acknowledged event is then found exactly once everywhere."""
+"""Everything is killed (-9) again and again under load; then each acknowledged event is everywhere exactly once."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -44,7 +45,7 @@ async def loaded(two: System) -> AsyncIterator[tuple[Bus, Load]]:
             program.start()
             await program.ready()
     async with connect(two.settings.nats_url) as bus, Load(bus) as load:
-        await until(lambda: _all_owned(two), 10, "each partition has an owner")
+        await until(partial(_all_owned, two), 10, "each partition has an owner")
         yield bus, load
         await load.stop()
         await in_log(bus, two.declared, load)
@@ -60,6 +61,10 @@ def _running(cells: dict[str, str]) -> set[str]:
 async def _all_owned(two: System) -> bool:
     owned = [_running(await two.programs[name].cells()) for name in ("first", "second")]
     return len(owned[0] | owned[1]) == two.declared.partitions
+
+
+async def _none_in_both(owner: Program, other: Program) -> bool:
+    return not _running(await owner.cells()) & _running(await other.cells())
 
 
 async def _owner(two: System) -> tuple[Program, Program]:
@@ -80,35 +85,47 @@ async def test_killing_the_owner_moves_its_partitions_within_five_seconds_and_no
     async with loaded(two) as (_, _load):
         owner, other = await _owner(two)
         owner.kill()
-        assert await until(lambda: _owns_all(other, two), 10, "the other owns all") < 5
+        assert await until(partial(_owns_all, other, two), 10, "the other owns all") < 5
 
 
 async def test_stopping_the_owner_moves_its_partitions_at_once(two: System) -> None:
     async with loaded(two) as (_, _load):
         owner, other = await _owner(two)
         owner.signal(signal.SIGTERM)
-        assert await until(lambda: _owns_all(other, two), 10, "the other owns all") < 2
+        assert await until(partial(_owns_all, other, two), 10, "the other owns all") < 2
         assert await owner.ended() == 0
 
 
 async def test_an_owner_that_was_paused_and_goes_on_later_does_no_harm(two: System) -> None:
     async with loaded(two) as (_, _load):
-        owner, other = await _owner(two)
         for _ in range(2):
+            owner, other = await _owner(two)
             owner.signal(signal.SIGSTOP)
-            await until(lambda: _owns_all(other, two), 10, "the other owns all")
+            await until(partial(_owns_all, other, two), 10, "the other owns all")
             await asyncio.sleep(0.5)
             owner.signal(signal.SIGCONT)
             # It comes back in the middle of what it did, and must learn that others have moved on.
-            await until(lambda: _knows(owner, other), 10, "no partition has two who take it for theirs")
-            owner, other = other, owner
-            await until(lambda: _all_owned(two), 10, "each partition has an owner")
-            if not _running(await owner.cells()):
-                owner, other = other, owner
+            await until(partial(_none_in_both, owner, other), 10, "no partition has two who take it for theirs")
+            await until(partial(_all_owned, two), 10, "each partition has an owner")
 
 
-async def _knows(owner: Program, other: Program) -> bool:
-    return not _running(await owner.cells()) & _running(await other.cells())
+async def test_what_a_killed_owner_was_working_on_is_done_though_nothing_new_comes_in(two: System) -> None:
+    async with connect(two.settings.nats_url) as bus:
+        for _ in range(3):
+            for program in two.programs.values():
+                if not program.running:
+                    program.start()
+                    await program.ready()
+            async with Load(bus, batch=3000, pause_seconds=30) as load:
+                await until(partial(_some, load), 10, "something is published")
+                owner, _other = await _owner(two)
+                owner.kill()
+                await load.stop()
+                await in_log(bus, two.declared, load, 8)
+
+
+async def _some(load: Load) -> bool:
+    return bool(load.acknowledged)
 
 
 async def test_a_second_writer_is_fenced_and_stores_nothing(two: System) -> None:
@@ -118,7 +135,7 @@ async def test_a_second_writer_is_fenced_and_stores_nothing(two: System) -> None
         sequence, progress = await log.progress("intake", 0)
         assert progress is not None
         async with Load(bus) as load:
-            await until(lambda: _moved(log, sequence), 10, "partition 0 has moved on")
+            await until(partial(_moved, log, sequence), 10, "partition 0 has moved on")
             await load.stop()
             await in_log(bus, two.declared, load)
         after = (await log.state()).last_sequence

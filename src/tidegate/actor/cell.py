@@ -119,7 +119,7 @@ class Cell:
         await consumer.ensure()
         if status.state == "starting":
             status.state = "standby"
-        await consumer.acquire()
+        await consumer.acquire(work.recover)
         telemetry.emit(telemetry.OwnershipGained(cell=status.cell))
         status.position = await work.recover()
         await consumer.reset(status.position)

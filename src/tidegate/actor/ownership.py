@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -109,19 +109,23 @@ class PinnedConsumer:
                 {"stream_name": self._stream, "config": config},
             )
 
-    async def acquire(self) -> None:
-        """Wait until the server pins this client; that takes a message to deliver, so it may take for ever."""
+    async def acquire(self, position: Callable[[], Awaitable[int]]) -> None:
+        """Wait until the server pins this client; that takes a message to deliver, so it may take for ever.
+
+        `position` tells up to which sequence the input is committed. Raises what that raises.
+        """
         await self._stop_pump()
         await self._fresh_inbox(self._on_acquiring)
         self._trouble = None
         owned = self._pin  # after a reconnect the pin may still be ours
         self._pin = ""
         while True:
+            await self._revive(position, owned)
             self._wake.clear()
             self._open_requests = 1
-            await self._request(batch=1, expires_seconds=self._beat * 2, pin=owned)
+            await self._request(batch=1, expires_seconds=self._beat, pin=owned)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._beat * 4):
+                async with asyncio.timeout(self._beat * 3):
                     await self._wake.wait()
             trouble = self._take_trouble()
             if isinstance(trouble, OwnershipLostError):
@@ -130,6 +134,17 @@ class PinnedConsumer:
                 raise trouble
             elif self._pin:
                 return
+
+    async def _revive(self, position: Callable[[], Awaitable[int]], owned: str) -> None:
+        """Have delivered again what the last owner got and never committed.
+
+        The server counts it as delivered, so without new messages nobody would be pinned, and it would lie there.
+        """
+        info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")
+        if _pin_in(info) in ("", owned) and info["num_pending"] == 0:
+            after = await position()
+            if after < info["delivered"]["stream_seq"]:
+                await self._bus.api(f"CONSUMER.RESET.{self._stream}.{self._durable}", {"seq": after + 1})
 
     def _take_trouble(self) -> TidegateError | None:
         trouble, self._trouble = self._trouble, None
@@ -201,9 +216,7 @@ class PinnedConsumer:
                     await self._bus.api(f"CONSUMER.UNPIN.{self._stream}.{self._durable}", {"group": GROUP})
 
     async def _pinned(self) -> str:
-        """The pin of the present owner, "" for none."""
-        info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")
-        return str((info.get("priority_groups") or [{}])[0].get("pinned_client_id", ""))
+        return _pin_in(await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._durable}"))
 
     # -- pulling ------------------------------------------------------------------------------------------------
 
@@ -320,3 +333,8 @@ class PinnedConsumer:
                 self._fail(OwnershipLostError(f"{self._durable}: another client owns it now"))
             case status:
                 self._fail(BusUnavailableError(f"{self._durable}: {status} {headers.get('Description', '')}"))
+
+
+def _pin_in(info: dict[str, Any]) -> str:
+    """The pin of the present owner, "" for none."""
+    return str((info.get("priority_groups") or [{}])[0].get("pinned_client_id", ""))

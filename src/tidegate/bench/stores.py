@@ -33,8 +33,10 @@ class Store(NamedTuple):
     bar_share: float
     limit: str
     fsync: str
+    shared: bool
+    """Whether all runs use the same store, one after the other."""
     settings: Callable[[Settings, str], Settings]
-    """The settings for a run of this name: it gets a store of its own."""
+    """The settings for a run of this name: it gets a store of its own, unless that is shared."""
     best: Callable[[Any, Batches], Any]
     """Awaited with an open model and the frames in batches: the seconds that the limit takes."""
     remove: Callable[[Any], Any]
@@ -152,17 +154,19 @@ STORES = {
         bar_share=0.0,
         limit="the JSON of the same events in SETs with a time to live, pipelined",
         fsync="redis appendfsync everysec: up to a second may be lost with the power, data and position alike",
+        shared=True,
         settings=lambda settings, name: settings,
         best=_best_hot,
         remove=_remove_hot,
     ),
     "warm": Store(
         server="mongo",
-        events=20_000,
+        events=12_000,
         bar=0,
         bar_share=0.7,
         limit="insert_many of the same documents, made before, with the same indexes and write concern",
         fsync="majority and journal: synced to disk before the acknowledgement (local server: --sync-on-commit)",
+        shared=False,
         settings=lambda settings, name: replace(
             settings, mongodb=replace(settings.mongodb, database=f"tidegate_bench_{name}")
         ),
@@ -171,11 +175,12 @@ STORES = {
     ),
     "cold": Store(
         server="s3",
-        events=200_000,
+        events=400_000,
         bar=200_000,
         bar_share=0.0,
         limit="PUTs of objects of the same size, one after the other for each shard",
         fsync="as the S3 server does; the local one (weed) acknowledges before the disk is synced",
+        shared=False,
         settings=lambda settings, name: replace(
             settings, s3=replace(settings.s3, bucket=f"tidegate-bench-{name.replace('_', '-')}")
         ),
@@ -189,6 +194,7 @@ STORES = {
         bar_share=0.0,
         limit="pyiceberg's append of the same rows, ready as Arrow tables, to a table with the same partitions",
         fsync="as the S3 server does; the local one (weed) acknowledges before the disk is synced",
+        shared=False,
         settings=lambda settings, name: replace(settings, catalog=replace(settings.catalog, table=f"bench_{name}")),
         best=_best_lake,
         remove=_remove_lake,

@@ -31,7 +31,7 @@ from tidegate.tiers.head import decode_heads
 
 __all__ = ["run"]
 
-DISTINCT = 125_000
+DISTINCT = 100_000
 """At most so many different events; beyond them the log holds the same ones again."""
 PATIENCE_SECONDS = 60.0
 
@@ -83,7 +83,7 @@ async def run(
 
             @contextlib.asynccontextmanager
             async def fresh(name: str) -> AsyncIterator[ReadModel]:
-                """The read model, open and empty; its data is gone when the block ends."""
+                """The read model, open and empty; what it holds goes with the block, or with the server."""
                 model = read_models(store.settings(place.settings, f"{mark}_{name}"), [tier])[tier]
                 try:
                     await model.open()
@@ -93,7 +93,8 @@ async def run(
                     try:
                         yield model
                     finally:
-                        await store.remove(model)
+                        if place.external or store.shared:
+                            await store.remove(model)
                 finally:
                     await model.aclose()
 

@@ -305,5 +305,7 @@ def replace_process(one: Server) -> None:
     check_ports_free(one.ports)
     one.directory.mkdir(parents=True, exist_ok=True)
     end_with_parent()
+    if one.name in ("mongo", "s3"):
+        os.nice(5)  # as storage-manager, which writes to them
     os.chdir(one.directory)
     os.execve(one.command[0], one.command, {**os.environ, **one.environment})  # noqa: S606

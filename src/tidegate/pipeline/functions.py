@@ -35,6 +35,7 @@ LAST_MS = 253_402_300_799_999
 """The end of the year 9999 in milliseconds since 1970: later times are not times."""
 
 _fromisoformat = datetime.fromisoformat
+_LAST_DAY = LAST_MS // 86_400_000
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -53,7 +54,9 @@ def to_ms(value: Any) -> int | None:
             since = moment - (_EPOCH if moment.tzinfo is None else _EPOCH_UTC)
         except OverflowError:
             return None
-        return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000 if since.days >= 0 else None
+        if not 0 <= since.days <= _LAST_DAY:
+            return None
+        return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
     if value.__class__ is float or value.__class__ is int:
         return _number_to_ms(value)
     return None

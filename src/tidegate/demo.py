@@ -36,8 +36,8 @@ from tidegate.tiers.head import EventHead, decode_heads
 __all__ = ["Kpi", "Report", "Step", "Sum", "TierReport", "generated", "native_lines", "run"]
 
 WAIT_SECONDS = 300.0
-CHUNK = 2000
-WRITERS = 4
+CHUNK = 1000
+WRITERS = 3
 
 
 class Kpi(msgspec.Struct, frozen=True, kw_only=True):

@@ -259,11 +259,8 @@ class _SourceWriter:
             parent = parents.of(keys[:-1])
             body += [
                 f"    value = {parent}.pop({keys[-1]!r}, None)",
-                "    if value is not None:",
-                f"        if {name!r} in record:",
-                f"            {parent}[{keys[-1]!r}] = value",
-                "        else:",
-                f"            record[{name!r}] = value",
+                f"    if value is not None and record.setdefault({name!r}, value) is not value:",
+                f"        {parent}[{keys[-1]!r}] = value",
             ]
         for field in reshape.lift:
             keys = self.native(field)
@@ -423,6 +420,37 @@ class _RuleWriter:
 
     def _kind(self, leaf: _Leaf) -> str:
         return leaf.rule.as_ or attribute_at(leaf.path).kind
+
+    def _write_leaves(self) -> None:
+        """Writes the attributes; those that all come from one inner object are passed over where it is not there."""
+        inner: dict[str, list[_Leaf]] = {}
+        for leaf in self.leaves:
+            if leaf.rule.value is None:
+                parent = self._only_parent(leaf)
+                if parent is None:
+                    self._write_leaf(leaf)
+                else:
+                    inner.setdefault(parent, []).append(leaf)
+        for parent, leaves in inner.items():
+            start = len(self.lines)
+            for leaf in leaves:
+                self._write_leaf(leaf)
+            written = self.lines[start:]
+            absent = " = ".join(leaf.name for leaf in leaves)
+            self.lines[start:] = [
+                f"    if {parent} is EMPTY:",
+                f"        {absent} = None",
+                "    else:",
+                *(f"    {line}" for line in written),
+            ]
+
+    def _only_parent(self, leaf: _Leaf) -> str | None:
+        """The inner object from which alone an attribute comes, so that it has no value without it."""
+        rule = leaf.rule
+        keys = self.owner.native(rule.fields[0])
+        if len(rule.fields) > 1 or len(keys) == 1 or rule.default is not None or rule.unless is not None:
+            return None
+        return None if rule.fields[0] in self.early else self.parents.of(keys[:-1])
 
     def _write_leaf(self, leaf: _Leaf) -> None:
         rule = leaf.rule
@@ -689,9 +717,7 @@ class _RuleWriter:
         self._write_time()
         self._write_id()
         self._write_correlation(self.correlation)
-        for leaf in self.leaves:
-            if leaf.rule.value is None:
-                self._write_leaf(leaf)
+        self._write_leaves()
         metadata = tree.pop("metadata", {})
         values = self._numbers(tree.pop("activity_id"), tree.pop("severity_id"))
         values["metadata"] = self._metadata(metadata)

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from tidegate.event import Envelope
-from tidegate.publisher import Publisher, Receipt
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tidegate.event import Envelope
+    from tidegate.publisher import Publisher, Receipt
 
 __all__ = ["Envelope", "Publisher", "Receipt"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when used: every start of a process imports this package, and few of them need a client.
+    match name:
+        case "Envelope":
+            from tidegate.event import Envelope
+
+            return Envelope
+        case "Publisher" | "Receipt":
+            from tidegate import publisher
+
+            return getattr(publisher, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

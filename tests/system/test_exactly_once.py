@@ -65,6 +65,7 @@ async def hold_out(one: System, dice: random.Random, kills: int) -> None:
     targets = {name: program for name, program in one.programs.items() if name not in servers}
     async with connect(one.settings.nats_url) as bus, Load(bus) as load:
         await shoot(targets, dice, kills)
+        await one.ready()
         await load.stop()
         await in_log(bus, one.declared, load)
         log = Log(bus, one.declared.shards)

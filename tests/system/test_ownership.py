@@ -111,7 +111,7 @@ async def test_an_owner_that_was_paused_and_goes_on_later_does_no_harm(two: Syst
 
 async def test_what_a_killed_owner_was_working_on_is_done_though_nothing_new_comes_in(two: System) -> None:
     async with connect(two.settings.nats_url) as bus:
-        for _ in range(3):
+        for _ in range(2):
             for program in two.programs.values():
                 if not program.running:
                     program.start()

@@ -1,4 +1,4 @@
-"""With the server of one tier down, or NATS away, the others go on; the lagging one catches up by itself and shows it."""
+"""With a tier's server down, or NATS away, the others go on; what lags behind shows it and catches up by itself."""
 
 from __future__ import annotations
 

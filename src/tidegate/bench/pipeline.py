@@ -8,12 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate import resources
+from tidegate.app import declarations
 from tidegate.bench.material import native, raw_frames
 from tidegate.bench.report import Report, balanced, made, rounds
 from tidegate.config import Settings
 from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
-from tidegate.subject import load_declarations
 
 __all__ = ["run"]
 
@@ -24,9 +23,7 @@ async def run(settings: Settings, *, events: int = 100_000, seconds: float = 8.0
     """Runs of `events` events, for `seconds` or three times, whichever is longer."""
     began = time.monotonic()
     rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
-    declared = load_declarations(
-        Path(settings.subjects_path) if settings.subjects_path else resources.folder("subjects")
-    )
+    declared = declarations(settings)
     pipeline = Pipeline.load(declared.shards, rules)
     frames = [native(one, number) for number, one in enumerate(raw_frames(events))]
     readable = [raw for one in frames for raw in one.records if _is_json(raw)]

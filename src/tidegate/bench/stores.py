@@ -175,7 +175,7 @@ STORES = {
     ),
     "cold": Store(
         server="s3",
-        events=400_000,
+        events=300_000,
         bar=200_000,
         bar_share=0.0,
         limit="PUTs of objects of the same size, one after the other for each shard",

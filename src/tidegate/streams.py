@@ -40,11 +40,10 @@ def _config(one: StreamDeclaration) -> dict[str, Any]:
         "duplicate_window": one.duplicate_window_seconds * 10**9,
         "discard": one.discard,
         "allow_direct": True,
+        "allow_atomic": one.allow_atomic,
+        "allow_rollup_hdrs": one.allow_rollup,
+        "subject_transform": None,
     }
-    if one.allow_atomic:
-        config["allow_atomic"] = True
-    if one.allow_rollup:
-        config["allow_rollup_hdrs"] = True
     if one.spread_plain:
         # For servers without the `mappings` of deploy/nats.conf: a plain subject gets a partition by its source.
         config["subject_transform"] = {
@@ -67,7 +66,8 @@ async def plan(bus: Bus, declarations: Declarations) -> list[Change]:
             continue
         server = info["config"]
         for setting, declared in _config(one).items():
-            if server.get(setting) != declared:
+            # The server leaves out what is off.
+            if server.get(setting) != declared and (declared or server.get(setting)):
                 changes.append(Change(stream=one.name, setting=setting, server=server.get(setting), declared=declared))
     return changes
 

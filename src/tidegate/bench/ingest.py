@@ -17,7 +17,6 @@ from tidegate.bus import Bus, Outgoing, PublishAck, connect
 from tidegate.config import Settings
 from tidegate.publisher import Publisher, _Frame
 from tidegate.reader import read
-from tidegate.subject import load_declarations
 
 __all__ = ["run"]
 

@@ -47,7 +47,9 @@ def routes(
             # Inflating up to the bound takes milliseconds of pure C, which leave the loop free in a thread.
             _, records = await asyncio.to_thread(frame.open_frame, body, content_type, encoding, max_inflated_bytes)
         except FrameError as error:
-            status = {"content_type": 415, "content_encoding": 415, "inflated_size": 413}.get(error.rule, 400)
+            status = {"content_type": 415, "content_encoding": 415, "inflated_size": 413, "record_count": 413}.get(
+                error.rule, 400
+            )
             return problem(status, "Unusable body", error.problem)
         headers = {frame.COUNT: str(len(records))}
         if content_type:

@@ -30,6 +30,7 @@ from tidegate.pipeline.fallback import (
     unknown_source,
     widen,
 )
+from tidegate.pipeline.habits import Habit
 from tidegate.pipeline.rules import load_source
 from tidegate.subject import shard_of
 
@@ -88,6 +89,7 @@ class Pipeline:
 
     def __init__(self, sources: Iterable[Compiled], shards: int) -> None:
         self._sources: dict[str, Compiled] = {name: source for source in sources for name in source.names}
+        self._habits = {source.name: Habit(source) for source in self._sources.values()}
         self._unknowns: dict[str, Mapper] = {}
         self._shards = shards
         self._encode = msgspec.json.Encoder().encode_into
@@ -122,21 +124,37 @@ class Pipeline:
         known = self._sources.get(frame.source)
         route = known.route if known else self._unknown(frame.source)
         codec = "json" if frame.codec == "text" and known else frame.codec
+        habit = self._habits[known.name] if known and codec == "json" else None
+        specials, fresh = (habit.specials, habit.fresh) if habit else (None, None)
+        special = specials.default if specials else None
+        by_first_key = specials.by_first_key if specials else None
         # Into a buffer that is large already: a quarter quicker than to let each line grow from nothing.
         decode, encode, buffer = self._decoders[codec], self._encode, bytearray(_LINE_BYTES)
         received_ms, shards = frame.received_ms, self._shards
         lines = into.lines
         into.records += len(frame.records)
+        correlation: str | None
+        event: Any
         for start in range(0, len(frame.records), len(_SUFFIXES)):
             head = _uid_head(received_ms, frame.origin, start // len(_SUFFIXES))
             for raw, suffix in zip(frame.records[start:], _SUFFIXES, strict=False):
                 uid = head + suffix
+                if by_first_key:
+                    special = by_first_key.get(raw[2 : raw.find(b'"', 2)])
+                if special is not None:
+                    try:
+                        native = special.decode(raw)
+                        correlation, event = special.mappers[native.__class__](native, uid, received_ms, None)
+                        if correlation is not None:
+                            encode(event, buffer)
+                            lines[crc32(str.encode(correlation)) % shards].append(bytes(buffer))
+                            continue
+                    except _CONTENT_ERRORS:
+                        correlation = None  # The general way finds out what it is.
                 stage = "parse"
                 try:
                     record = decode(raw)
                     stage = "normalise"
-                    correlation: str | None
-                    event: Any
                     if record.__class__ is not dict or ("data" in record and record.keys() <= ENVELOPE_KEYS):
                         event = self._unusual(decode, raw, known, frame.source, uid, received_ms)
                         correlation = event.metadata.correlation_uid
@@ -145,6 +163,8 @@ class Pipeline:
                         if correlation is None:
                             event = as_base(known, decode(raw), uid, received_ms, event)
                             correlation = event.metadata.correlation_uid
+                        elif fresh is not None:
+                            fresh.append(raw)
                     stage = "validate"
                     encode(event, buffer)
                     line = bytes(buffer)
@@ -154,6 +174,8 @@ class Pipeline:
                     into.dead[shard_of(uid, shards)].append(letter)
                 else:
                     lines[shard].append(line)
+        if habit is not None:
+            habit.after(len(frame.records))
 
     def _unknown(self, source: str) -> Mapper:
         if source not in self._unknowns:

@@ -1,0 +1,309 @@
+"""How generated code reaches the values of a native record: in the dict that a decoder made, or in a learned Struct.
+
+Invariant: whatever an attribute does not take is in the dict `record` (or in that of an inner object) at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+__all__ = ["MISSING", "DictView", "Known", "Shape", "ShapeView", "View", "identifier", "learn", "read"]
+
+
+def identifier(text: str) -> str:
+    """`text` as a part of a Python name."""
+    return re.sub(r"\W", "_", text, flags=re.ASCII)
+
+
+def read(keys: tuple[str, ...]) -> str:
+    """The value at `keys` in `record`, None where there is none."""
+    inner = f"record.get({keys[0]!r})"
+    for key in keys[1:]:
+        inner = f"(parent if (parent := {inner}).__class__ is dict else EMPTY).get({key!r})"
+    return inner
+
+
+class View(Protocol):
+    """What the writer of a rule needs to know of the record. Keys are those that lead to a value."""
+
+    argument: str
+    """The name of the function's first argument."""
+
+    def parent(self, keys: tuple[str, ...]) -> str:
+        """The dict in which the value is, or would be."""
+
+    def take(self, keys: tuple[str, ...]) -> str:
+        """The value, which is then no longer in the dict; None where there is none."""
+
+    def peek(self, keys: tuple[str, ...]) -> str:
+        """The value, which stays in the dict as well."""
+
+    def lacks(self, keys: tuple[str, ...]) -> bool:
+        """Whether it is known that there is no such value."""
+
+    def is_always(self, keys: tuple[str, ...], kind: type) -> bool:
+        """Whether it is known that the value, where there is one, is of this type."""
+
+    def prologue(self) -> list[str]:
+        """What comes first in the function; to be asked for last."""
+
+    def epilogue(self) -> list[str]:
+        """What comes before the event is made."""
+
+
+class DictView:
+    """A decoded record: values are popped off it."""
+
+    argument = "record"
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, ...], str] = {(): "record"}
+
+    def parent(self, keys: tuple[str, ...]) -> str:
+        return self.inner(keys[:-1])
+
+    def inner(self, keys: tuple[str, ...]) -> str:
+        """The local variable of an inner object."""
+        if keys not in self._names:
+            self.inner(keys[:-1])
+            self._names[keys] = f"in_{len(self._names)}_{identifier(keys[-1])}"
+        return self._names[keys]
+
+    def take(self, keys: tuple[str, ...]) -> str:
+        return f"{self.parent(keys)}.pop({keys[-1]!r}, None)"
+
+    def peek(self, keys: tuple[str, ...]) -> str:
+        return f"{self.parent(keys)}.get({keys[-1]!r})"
+
+    def lacks(self, keys: tuple[str, ...]) -> bool:
+        return False
+
+    def is_always(self, keys: tuple[str, ...], kind: type) -> bool:
+        return False
+
+    def prologue(self) -> list[str]:
+        lines: list[str] = []
+        for keys, name in self._names.items():
+            if keys:
+                lines += [
+                    f"    {name} = {self._names[keys[:-1]]}.get({keys[-1]!r})",
+                    f"    if {name}.__class__ is not dict:",
+                    f"        {name} = EMPTY",
+                ]
+        return lines
+
+    def epilogue(self) -> list[str]:
+        lines: list[str] = []
+        for keys, name in reversed(self._names.items()):
+            if keys:
+                lines += [
+                    f"    if not {name} and {name} is not EMPTY:",
+                    f"        {self._names[keys[:-1]]}.pop({keys[-1]!r}, None)",
+                ]
+        return lines
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What is known of one key of an object."""
+
+    required: bool
+    """Whether every record had it."""
+    kind: type | None = None
+    """The only type seen, where it is one that a decoder can hold a value to."""
+    inside: Shape | None = None
+    """The object's own keys, where a rule reaches into it."""
+
+
+class Shape(Struct, frozen=True, kw_only=True):
+    """The keys of an object."""
+
+    keys: dict[str, Known]
+
+
+def learn(records: list[dict[str, Any]], fields: set[tuple[str, ...]], most_keys: int) -> Shape | None:
+    """What keys `records` have, down to the `fields` that are looked at; None where that is not clear enough."""
+    names = dict.fromkeys(key for record in records for key in record)
+    if len(names) > most_keys:
+        return None
+    keys: dict[str, Known] = {}
+    for name in names:
+        values = [record[name] for record in records if name in record]
+        there = [value for value in values if value is not None]
+        below = {each[1:] for each in fields if each[0] == name and len(each) > 1}
+        required = len(there) == len(records)
+        if below and there:
+            if any(value.__class__ is not dict for value in there):
+                return None
+            inside = learn(there, below, most_keys)
+            if inside is None:
+                return None
+            keys[name] = Known(required=required, inside=inside)
+            continue
+        kinds = {value.__class__ for value in there}
+        kind = kinds.pop() if (name,) in fields and len(kinds) == 1 else None
+        if kind is not None and kind not in (str, int, bool):
+            kind = None
+        keys[name] = Known(required=required if kind is not None else len(values) == len(records), kind=kind)
+    return Shape(keys=keys)
+
+
+class ShapeView:
+    """A record decoded into a Struct that has the keys of `shape` and no others.
+
+    What is taken is read from the Struct only; the rest is put into `record` at once.
+    """
+
+    argument = "native"
+
+    def __init__(self, shape: Shape, tag_field: str, tag: str | int | None, renames: dict[str, str]) -> None:
+        self._shape = shape
+        self._tag_field = tag_field
+        self._tag = tag
+        self._renames = renames
+        self._taken: set[tuple[str, ...]] = set()
+        self._objects: dict[tuple[str, ...], str] = {(): "native"}
+        self._dicts: dict[tuple[str, ...], str] = {(): "record"}
+        self.struct = self._struct(shape, tag_field if tag is not None else None)
+
+    def _struct(self, shape: Shape, tag_field: str | None = None) -> type[Struct]:
+        required: list[tuple[str, Any]] = []
+        optional: list[tuple[str, Any, Any]] = []
+        names: dict[str, str] = {}
+        for number, (key, known) in enumerate(shape.keys.items()):
+            if key == tag_field:
+                continue
+            name = f"f{number}"
+            names[name] = key
+            if known.inside is not None:
+                kind: Any = self._struct(known.inside)
+            else:
+                kind = Any if known.kind is None else known.kind
+            if known.required:
+                required.append((name, kind))
+            elif known.inside is not None or known.kind is not None:
+                optional.append((name, kind | None, None))
+            else:
+                optional.append((name, Any, MISSING))
+        return msgspec.defstruct(
+            "Native",
+            [*required, *optional],
+            tag_field=tag_field,
+            tag=self._tag if tag_field else None,
+            rename={name: self._renames.get(key, key) for name, key in names.items()},
+            forbid_unknown_fields=True,
+            frozen=True,
+            gc=False,
+        )
+
+    def _known(self, keys: tuple[str, ...]) -> Known | None:
+        shape: Shape | None = self._shape
+        known: Known | None = None
+        for key in keys:
+            known = shape.keys.get(key) if shape else None
+            shape = known.inside if known else None
+        return known
+
+    def _is_tag(self, keys: tuple[str, ...]) -> bool:
+        return self._tag is not None and keys == (self._tag_field,)
+
+    def _object(self, keys: tuple[str, ...]) -> str:
+        if keys not in self._objects:
+            self._object(keys[:-1])
+            self._objects[keys] = f"at_{len(self._objects)}"
+        return self._objects[keys]
+
+    def _value(self, keys: tuple[str, ...]) -> str:
+        if self._is_tag(keys):
+            return repr(self._tag)
+        known = self._known(keys)
+        if known is None:
+            return "None"
+        shape = self._shape if len(keys) == 1 else self._inside(keys[:-1])
+        value = f"{self._object(keys[:-1])}.f{list(shape.keys).index(keys[-1])}"
+        if not all(self._always(keys[:length]) for length in range(1, len(keys))):
+            value = f"(None if {self._object(keys[:-1])} is None else {value})"
+        if not known.required and known.kind is None and known.inside is None:
+            value = f"(None if {value} is MISSING else {value})"
+        return value
+
+    def _inside(self, keys: tuple[str, ...]) -> Shape:
+        known = self._known(keys)
+        assert known is not None
+        assert known.inside is not None
+        return known.inside
+
+    def _always(self, keys: tuple[str, ...]) -> bool:
+        known = self._known(keys)
+        return known is not None and known.required
+
+    def parent(self, keys: tuple[str, ...]) -> str:
+        return self.inner(keys[:-1])
+
+    def inner(self, keys: tuple[str, ...]) -> str:
+        """The dict for what remains of an inner object."""
+        known = self._known(keys)
+        if keys and (known is None or known.inside is None):
+            return "EMPTY"
+        if keys not in self._dicts:
+            self.inner(keys[:-1])
+            self._object(keys)
+            self._dicts[keys] = f"in_{len(self._dicts)}_{identifier(keys[-1])}"
+        return self._dicts[keys]
+
+    def take(self, keys: tuple[str, ...]) -> str:
+        self.parent(keys)
+        self._taken.add(keys)
+        return self._value(keys)
+
+    def peek(self, keys: tuple[str, ...]) -> str:
+        self.parent(keys)
+        return self._value(keys)
+
+    def lacks(self, keys: tuple[str, ...]) -> bool:
+        return self._known(keys) is None and not self._is_tag(keys)
+
+    def is_always(self, keys: tuple[str, ...], kind: type) -> bool:
+        if self._is_tag(keys):
+            return isinstance(self._tag, kind)
+        known = self._known(keys)
+        return known is not None and known.kind is kind
+
+    def prologue(self) -> list[str]:
+        lines: list[str] = []
+        for keys, name in self._dicts.items():
+            shape = self._inside(keys) if keys else self._shape
+            thing = self._objects[keys]
+            indent = "    "
+            if keys:
+                lines.append(f"    {thing} = {self._value(keys)}")
+                if not all(self._always(keys[:length]) for length in range(1, len(keys) + 1)):
+                    lines += [f"    if {thing} is None:", f"        {name} = EMPTY", "    else:"]
+                    indent = "        "
+            kept = {key: (*keys, key) for key in shape.keys if (*keys, key) not in self._taken | self._dicts.keys()}
+            always: list[str] = []
+            sometimes: list[str] = []
+            for key, path in kept.items():
+                known = shape.keys[key]
+                plain = repr(self._tag) if self._is_tag(path) else f"{thing}.f{list(shape.keys).index(key)}"
+                if known.required or self._is_tag(path):
+                    always.append(f"{key!r}: {plain}")
+                else:
+                    nothing = "MISSING" if known.kind is None and known.inside is None else "None"
+                    sometimes += [f"{indent}if {plain} is not {nothing}:", f"{indent}    {name}[{key!r}] = {plain}"]
+            lines += [f"{indent}{name} = {{{', '.join(always)}}}", *sometimes]
+        return lines
+
+    def epilogue(self) -> list[str]:
+        lines: list[str] = []
+        for keys, name in reversed(self._dicts.items()):
+            if keys:
+                lines += [f"    if {name}:", f"        {self._dicts[keys[:-1]]}[{keys[-1]!r}] = {name}"]
+        return lines
+
+
+MISSING = msgspec.UNSET
+"""In the place of an optional value of any type that is not there."""

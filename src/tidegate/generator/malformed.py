@@ -1,6 +1,6 @@
 """Spoils good records in the ways in which real feeds spoil them.
 
-Invariant: what comes out is unusable for any correct reader: no UTF-8, no JSON, no object, or an object whose time is none.
+Invariant: what comes out is unusable for any correct reader: no UTF-8, no JSON, no object, or without a usable time.
 It stays on one line, and it is one record also for a reader that takes an array for a list of records.
 """
 

@@ -119,9 +119,7 @@ def _command(name: str) -> list[str]:
 def environment(settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:
     """`base` (the environment of this process), changed so that a process started with it has exactly `settings`."""
     base = os.environ if base is None else base
-    kept = {
-        name: value for name, value in base.items() if not name.startswith("TIDEGATE_") and name not in SHORT_NAMES
-    }
+    kept = {name: value for name, value in base.items() if not name.startswith("TIDEGATE_") and name not in SHORT_NAMES}
     kept["TIDEGATE_CONFIG"] = os.devnull
     defaults: dict[str, Any] = msgspec.to_builtins(Settings())
     for table_name, value in msgspec.to_builtins(settings).items():

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
 
-__all__ = ["TIERS", "declarations", "opened_log", "read_models", "run"]
+__all__ = ["TIERS", "batching", "collect_rarely", "declarations", "opened_log", "read_models", "run"]
 
 TIERS = ("hot", "warm", "cold", "lake")
 Rows = list[dict[str, Any]]
@@ -92,7 +92,7 @@ def read_models(settings: Settings, names: Sequence[str] = TIERS) -> dict[str, R
     return models
 
 
-def _batching(settings: Settings, tier: str) -> tuple[int, float]:
+def batching(settings: Settings, tier: str) -> tuple[int, float]:
     """How many events a batch of this tier takes, and how long its first may wait."""
     match tier:
         case "hot":
@@ -281,7 +281,7 @@ class Process:
         self.cells.append(Cell(f"{KIND}.{partition}", work, consumer))
 
     def _add_projections(self, bus: Bus, log: Log, model: ReadModel) -> None:
-        limit, linger = _batching(self.settings, model.name)
+        limit, linger = batching(self.settings, model.name)
         for cell, subjects in cells_of(model, self.declared.shards).items():
             consumer = PinnedConsumer(
                 bus,
@@ -323,15 +323,19 @@ async def _until_signalled(scope: anyio.CancelScope, stop: Callable[[], None]) -
             return
 
 
+def collect_rarely() -> None:
+    """Batches are lists of many small objects without cycles: collecting rarely takes a tenth off handling them."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+
+
 async def run(name: str, settings: Settings, tiers: Sequence[str] = TIERS) -> None:
     """Run the process `name` until SIGTERM or SIGINT. `tiers` limits what a storage-manager keeps."""
     process = Process(name, settings, tiers)
     if name == "storage-manager":
         # Where cores are scarce, taking events in comes before projecting them: the log keeps what waits.
         os.nice(5)
-    # Batches are lists of many small objects without cycles: collecting rarely takes a tenth off mapping and decoding.
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
+    collect_rarely()
     with telemetry.setup(
         name,
         log_level=settings.telemetry.log_level,

@@ -15,7 +15,7 @@ from typing import Any
 from tidegate import subject
 from tidegate.actor.cell import Cell
 from tidegate.actor.ownership import Delivered, PinnedConsumer
-from tidegate.app import _batching, declarations, read_models
+from tidegate.app import batching, declarations, read_models
 from tidegate.bench.material import commits
 from tidegate.bench.report import Report, balanced, made, rounds
 from tidegate.bench.servers import fresh_streams, servers, without_streams
@@ -68,7 +68,7 @@ async def run(
     began = time.monotonic()
     store = STORES[tier]
     declared = declarations(settings)
-    limit, linger = _batching(settings, tier)
+    limit, linger = batching(settings, tier)
     async with (
         servers(["nats", store.server], settings, external=external) as place,
         connect(place.settings.nats_url, name="tidegate bench") as bus,

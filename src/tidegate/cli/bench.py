@@ -46,7 +46,10 @@ async def bench(
     external
         Use the servers of the settings. Streams INGEST and LOG there have to be empty, and are deleted.
     """
+    from tidegate.app import collect_rarely
+
     code = 0
+    collect_rarely()  # as the processes that are measured here do
 
     async def end_on_signal(scope: anyio.CancelScope) -> None:
         nonlocal code

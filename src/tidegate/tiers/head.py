@@ -39,11 +39,11 @@ class User(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     name: str | None = None
 
 
-class Actor(msgspec.Struct, frozen=True, kw_only=True):
+class Actor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     user: User | None = None
 
 
-class EventHead(msgspec.Struct, frozen=True, kw_only=True):
+class EventHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Decodes from an OCSF event; names are OCSF's, everything else in the event is skipped."""
 
     metadata: Metadata = Metadata()

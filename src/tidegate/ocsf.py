@@ -80,6 +80,8 @@ class _Object(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Base of the OCSF objects; attributes without a default are required by OCSF, of `at_least_one` any one."""
 
     at_least_one: ClassVar[tuple[str, ...]] = ()
+    few: ClassVar[bool] = False
+    """Whether the same ones come again and again, so that it pays to keep them encoded."""
 
 
 class Product(_Object, frozen=True, kw_only=True):
@@ -114,6 +116,7 @@ class Fingerprint(_Object, frozen=True, kw_only=True):
 
 
 class Account(_Object, frozen=True, kw_only=True):
+    few: ClassVar[bool] = True
     at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
     name: str | None = None
     uid: str | None = None
@@ -156,6 +159,7 @@ class Endpoint(_Object, frozen=True, kw_only=True):
 
 
 class Device(_Object, frozen=True, kw_only=True):
+    few: ClassVar[bool] = True
     at_least_one: ClassVar[tuple[str, ...]] = ("hostname", "ip", "name", "uid")
     type_id: int
     hostname: Hostname | None = None
@@ -219,6 +223,7 @@ class Actor(_Object, frozen=True, kw_only=True):
 
 
 class Service(_Object, frozen=True, kw_only=True):
+    few: ClassVar[bool] = True
     at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
     name: str | None = None
     uid: str | None = None
@@ -270,6 +275,7 @@ class Url(_Object, frozen=True, kw_only=True):
 
 
 class HttpRequest(_Object, frozen=True, kw_only=True):
+    few: ClassVar[bool] = True
     http_method: HttpMethod | None = None
     url: Url | None = None
     user_agent: str | None = None

@@ -51,7 +51,7 @@ async def loaded(two: System) -> AsyncIterator[tuple[Bus, Load]]:
         await in_log(bus, two.declared, load)
         found = await load.found_in(Log(bus, two.declared.shards))
         assert found == load.perfect
-    assert len(load.acknowledged) > 200
+    assert len(load.acknowledged) > 50
 
 
 def _running(cells: dict[str, str]) -> set[str]:

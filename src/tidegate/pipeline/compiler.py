@@ -6,6 +6,7 @@ Invariant: `route` and `base` are right for any record; what `specialise` makes 
 from __future__ import annotations
 
 import re
+from ast import literal_eval
 from collections import Counter
 from collections.abc import Callable
 from functools import reduce
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tidegate.ocsf import Product
+from tidegate.ocsf import Observable, Product
 from tidegate.pipeline import support
 from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, learn, read
@@ -57,6 +58,17 @@ class Specials(Struct, frozen=True, kw_only=True):
     by_first_key: dict[bytes, Special | None]
     default: Special | None
     code: str
+
+    def takes(self, raw: bytes) -> bool:
+        """Whether a record can be decoded the quick way."""
+        special = self.by_first_key.get(first_key(raw)) if self.by_first_key else self.default
+        if special is None:
+            return False
+        try:
+            special.decode(raw)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
+            return False
+        return True
 
 
 class Compiled:
@@ -149,7 +161,6 @@ class _SourceWriter:
             "KNOWN_IPS": KNOWN_IPS,
             "PRODUCT": support.encoded(Product(name=source.product.name, vendor_name=source.product.vendor)),
             "RecordError": support.RecordError,
-            "is_uuid": support.is_uuid,
             "key_text": support.key_text,
             "settle_time": support.settle_time,
             "put_back": support.put_back,
@@ -191,7 +202,21 @@ class _SourceWriter:
     def observables(self, path: str, type_id: int) -> str:
         """The name of the table of observables at `path`, by value."""
         name = f"SEEN_{identifier(path)}"
-        self.namespace.setdefault(name, support.Observables(path, type_id))
+        if name not in self.namespace:
+            self.namespace[name] = support.Encoded(lambda value: Observable(name=path, type_id=type_id, value=value))
+        return name
+
+    def kept(self, struct: type[Struct], values: dict[str, Value]) -> str | None:
+        """The table of encoded objects like this one, by its only text; None where such a table would not pay."""
+        varying = [name for name, value in values.items() if not value.constant]
+        if not getattr(struct, "few", False) or len(varying) != 1 or not values[varying[0]].text:
+            return None
+        python = {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
+        constants = {python[name]: literal_eval(each.expression) for name, each in values.items() if each.constant}
+        only = python[varying[0]]
+        name = f"KEPT_{struct.__name__}_{only}_{'_'.join(identifier(str(each)) for each in constants.values())}"
+        if name not in self.namespace:
+            self.namespace[name] = support.Encoded(lambda value: struct(**constants, **{only: value}))
         return name
 
     def native(self, field: str) -> tuple[str, ...]:

@@ -5,20 +5,15 @@ Invariant: a value that finds no place as an attribute is put where it becomes p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from tidegate.errors import RecordError
-from tidegate.ocsf import Observable
 from tidegate.pipeline.functions import to_text
 
-__all__ = ["Observables", "RecordError", "encoded", "is_uuid", "key_text", "put_back", "settle_time", "spill"]
-
-
-is_uuid = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}").fullmatch
+__all__ = ["Encoded", "RecordError", "encoded", "key_text", "put_back", "settle_time", "spill"]
 
 
 def key_text(value: Any, rule: str) -> str:
@@ -51,28 +46,28 @@ def settle_time(
     raise RecordError("normalise", rule, f"{str(raw)[:100]!r} is not a time")
 
 
-class Observables(dict[str, msgspec.Raw]):
-    """Observables of one attribute by value, encoded: the same addresses, users and hosts come again and again.
+class Encoded(dict[str, msgspec.Raw]):
+    """Small objects that differ by one text only, encoded, by that text.
 
-    To find one here and to copy it into the line takes a third of the time that it takes to build and encode one.
+    Addresses, users, hosts and the like come again and again: to find an object here and to copy it into the line takes
+    a third of the time that it takes to build and encode it.
     """
 
-    def __init__(self, path: str, type_id: int) -> None:
+    def __init__(self, make: Callable[[str], Any]) -> None:
         super().__init__()
-        self._path = path
-        self._type_id = type_id
+        self._make = make
 
     def __missing__(self, value: str) -> msgspec.Raw:
-        made = encoded(Observable(name=self._path, type_id=self._type_id, value=value))
-        if len(value) <= _LONGEST_OBSERVABLE:
-            if len(self) >= _MOST_OBSERVABLES:
+        made = encoded(self._make(value))
+        if len(value) <= _LONGEST_KEPT:
+            if len(self) >= _MOST_KEPT:
                 self.clear()
             self[value] = made
         return made
 
 
-_LONGEST_OBSERVABLE = 256
-_MOST_OBSERVABLES = 16_384
+_LONGEST_KEPT = 256
+_MOST_KEPT = 16_384
 
 
 def encoded(value: Any) -> msgspec.Raw:

@@ -41,6 +41,8 @@ class SourceContext(Protocol):
 
     def narrow(self, struct: type[Struct], values: dict[str, Value]) -> str: ...
 
+    def kept(self, struct: type[Struct], values: dict[str, Value]) -> str | None: ...
+
     def observables(self, path: str, type_id: int) -> str: ...
 
     def native(self, field: str) -> tuple[str, ...]: ...
@@ -60,6 +62,7 @@ class Value(Struct, kw_only=True):
     expression: str
     always: bool
     constant: bool = False
+    text: bool = False
 
 
 _PLAIN = {"int": int, "bool": bool}
@@ -241,8 +244,18 @@ class RuleWriter:
             plain = f"{name}.__class__ is str or {name}.__class__ is int"
             put(f"{indent}{name} = {table}.get({name}, {default}) if {plain} else {default}")
         elif kind == "text":
-            if not self.view.is_always(keys, str):
+            if self.view.is_always(keys, int):
+                put(f"{indent}if {name} is not None:")
+                put(f"{indent}    {name} = str({name})")
+            elif not self.view.is_always(keys, str):
                 unless(f"{name}.__class__ is not str", "to_text")
+        elif kind in ("int", "port") and self.view.is_always(keys, str):
+            short = f"len({name}) < {20 if kind == 'int' else 5}"
+            put(f"{indent}if {name} is not None:")
+            put(f"{indent}    if {short} and {name}.isdecimal() and {name}.isascii():")
+            put(f"{indent}        {name} = int({name})")
+            put(f"{indent}    else:")
+            put(f"{indent}        {name} = {call.format(function=f'as_{kind}')}")
         elif kind in ("int", "bool"):
             if not self.view.is_always(keys, _PLAIN[kind]):
                 unless(f"{name}.__class__ is not {kind}", f"to_{kind}")
@@ -258,7 +271,8 @@ class RuleWriter:
         elif kind != "any":
             put(f"{indent}if {name} is not None:")
             put(f"{indent}    {name} = {call.format(function=f'as_{kind}')}")
-        if kind == "text" and absent and leaf.rule.lookup is None and leaf.rule.present is None:
+        mapped = leaf.rule.lookup is not None or leaf.rule.present is not None
+        if kind == "text" and absent and not mapped and not self.view.is_always(keys, int):
             put(f"{indent}{'if' if self.view.is_always(keys, str) else 'elif'} {absent}:")
             if place:
                 parent, key = place.split(", ", 1)
@@ -303,7 +317,10 @@ class RuleWriter:
         if identity.uuid:
             keys = self.owner.native(identity.uuid)
             name = self.early[identity.uuid]
-            put(f"    if {name} is not None and is_uuid(key_text({name}, {key!r})):")
+            dashes = " == ".join(f"{name}[{place}]" for place in (8, 13, 18, 23))
+            put(f"    if {name} is not None and {name}.__class__ is not str:")
+            put(f"        key_text({name}, {key!r})")
+            put(f'    elif {name} is not None and len({name}) == 36 and {dashes} == "-":')
             put(f"        uid = {name}")
             put(f"        {self.view.parent(keys)}.pop({keys[-1]!r}, None)")
         if identity.from_:
@@ -378,7 +395,12 @@ class RuleWriter:
         if not conditions and sometimes and not settling and all(v.constant for v in values.values() if v.always):
             conditions.append("(" + " or ".join(f"{value.expression} is not None" for value in sometimes) + ")")
         result = f"o_{identifier(prefix)}"
-        build = f"{result} = {self.owner.narrow(struct, values)}"
+        table = self.owner.kept(struct, values) if conditions else None
+        if table is not None:
+            text = next(value.expression for value in values.values() if not value.constant)
+            build = f"{result} = {table}[{text}]"
+        else:
+            build = f"{result} = {self.owner.narrow(struct, values)}"
         indent = "        " if conditions else "    "
         if conditions:
             self.lines.append(f"    if {' and '.join(conditions)}:")
@@ -415,7 +437,12 @@ class RuleWriter:
     def _leaf_value(self, leaf: Leaf) -> Value:
         if leaf.rule.value is not None:
             return Value(expression=repr(leaf.rule.value), always=True, constant=True)
-        return Value(expression=leaf.name, always=leaf.rule.default is not None and leaf.rule.unless is None)
+        attribute = attribute_at(leaf.path)
+        return Value(
+            expression=leaf.name,
+            always=leaf.rule.default is not None and leaf.rule.unless is None,
+            text=not attribute.many and attribute.kind not in ("any", "bool", "int", "port", "time"),
+        )
 
     def _write_inner(self, hint: Any, path: str, below: dict[str, Any]) -> Value:
         struct, many, _ = shape_of(hint)

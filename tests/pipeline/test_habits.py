@@ -1,0 +1,130 @@
+"""The quick way that is learned from a source's records makes of each record what the general way makes of it."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.pipeline.data import FILES, FOLDER, SHARDS, records_of, run
+from tidegate.generator import SOURCES, Generator
+from tidegate.pipeline.compiler import Compiled, Specials, compile_source, first_key
+from tidegate.pipeline.rules import load_source
+from tidegate.pipeline.runner import Pipeline
+
+Mapped = tuple[str, Any] | None
+
+
+@cache
+def _compiled(source: str) -> Compiled:
+    path = Path(str(resources.files("tidegate.pipeline"))) / "sources" / f"{source}.toml"
+    return compile_source(load_source(path), path)
+
+
+def _content(value: Any) -> Any:
+    """`value` without nulls, which the quick way may leave out, and without what is empty then."""
+    if isinstance(value, dict):
+        inner = {key: _content(each) for key, each in value.items()}
+        return {key: each for key, each in inner.items() if each is not None and each != {}}
+    return [_content(each) for each in value] if isinstance(value, list) else value
+
+
+def _decoded(event: Any) -> Any:
+    return _content(msgspec.json.decode(msgspec.json.encode(event)))
+
+
+def _general(source: str, raw: bytes) -> Mapped:
+    try:
+        correlation, event = _compiled(source).route(msgspec.json.decode(raw), "id", 1, None)
+    except Exception:  # noqa: BLE001 - whatever it is, the record is a dead letter then
+        return None
+    return None if correlation is None else (correlation, _decoded(event))
+
+
+def _quick(specials: Specials, raw: bytes) -> Mapped:
+    special = specials.by_first_key.get(first_key(raw)) if specials.by_first_key else specials.default
+    if special is None:
+        return None
+    try:
+        native = special.decode(raw)
+        correlation, event = special.mappers[native.__class__](native, "id", 1, None)
+    except Exception:  # noqa: BLE001 - the runner takes the general way then
+        return None
+    return None if correlation is None else (correlation, _decoded(event))
+
+
+def _learned(source: str, records: list[bytes]) -> Specials:
+    specials = _compiled(source).specialise([raw for raw in records if _general(source, raw) is not None][:2000])
+    assert specials is not None
+    return specials
+
+
+@cache
+def _made(source: str) -> tuple[list[bytes], Specials]:
+    records = [one.data for one in Generator(11, sources=[source]).records(2500)]
+    return records, _learned(source, records)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_real_records_become_the_same_either_way(source: str) -> None:
+    records = [record for path in sorted(FOLDER.glob(FILES[source])) for record in records_of(path)]
+    if not records:
+        pytest.skip("the folder with real records (../shared/data) is not there")
+    random.Random(3).shuffle(records)
+    specials = _learned(source, records)
+    for raw in records:
+        quick = _quick(specials, raw)
+        assert quick is None or quick == _general(source, raw)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_generated_records_become_the_same_either_way_and_most_go_the_quick_one(source: str) -> None:
+    records, specials = _made(source)
+    count = 0
+    for raw in records:
+        quick = _quick(specials, raw)
+        assert quick is None or quick == _general(source, raw)
+        count += quick is not None
+    assert count > len(records) * (0.7 if source == "windows" else 0.9)
+
+
+_ODD = st.sampled_from([None, True, 0, -1, 2**70, 0.5, "", "-", "1", "x", "10.0.0.1", [], ["x"], {}, {"a": 1}])
+
+
+@settings(deadline=None, max_examples=400)
+@given(source=st.sampled_from(SOURCES), index=st.integers(0, 2499), path=st.lists(st.integers(0, 60)), odd=_ODD)
+def test_a_record_with_an_odd_value_becomes_the_same_either_way(
+    source: str, index: int, path: list[int], odd: Any
+) -> None:
+    records, specials = _made(source)
+    try:
+        record = msgspec.json.decode(records[index])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    here = record
+    while isinstance(here, dict) and here:
+        key = list(here)[(path.pop() if path else 0) % len(here)]
+        if not path or not isinstance(here[key], dict):
+            here[key] = odd
+            break
+        here = here[key]
+    raw = msgspec.json.encode(record)
+    quick = _quick(specials, raw)
+    assert quick is None or quick == _general(source, raw)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_pipeline_that_has_learned_gives_what_a_fresh_one_gives(source: str) -> None:
+    records, _ = _made(source)
+    learned = Pipeline.load(SHARDS)
+    for start in range(0, 2400, 400):
+        run(learned, source, records[start : start + 400])
+    last = records[-100:]
+    assert run(learned, source, last) == run(Pipeline.load(SHARDS), source, last)

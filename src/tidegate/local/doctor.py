@@ -39,7 +39,7 @@ REACH_SECONDS = 3.0
 CHECK_SECONDS = 7.0
 """For all checks of one server; the servers are examined at the same time."""
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
-NATS_VERSION = (2, 12)  # atomic publish
+NATS_VERSION = (2, 14)  # atomic publish (2.12) and moving a consumer to a sequence; tried on 2.15.1
 REDIS_VERSION = (7, 0)
 MONGODB_VERSION = (6, 0)
 _VERSION = re.compile(r"(?P<major>\d+)\.(?P<minor>\d+)[0-9A-Za-z.-]*")

@@ -7,8 +7,6 @@ expects the sequence of the one before it. A second writer therefore stores noth
 from __future__ import annotations
 
 import contextlib
-import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
@@ -196,11 +194,3 @@ def check_position(state: StreamState, created: str, sequence: int) -> None:
             f"the position {sequence} lies beyond the end of stream {state.name} ({state.last_sequence}): the stream"
             " was restored from an older copy. Restore the newer copy, or empty this read model to build it anew."
         )
-
-
-def new_id() -> str:
-    """A UUIDv7 of now."""
-    raw = (int(time.time() * 1000) << 80) | (uuid.uuid4().int & ((1 << 76) - 1))
-    raw = (raw & ~(0xF << 76)) | (0x7 << 76)
-    raw = (raw & ~(0x3 << 62)) | (0x2 << 62)
-    return str(uuid.UUID(int=raw))

@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import msgspec
-
 from tidegate import subject, telemetry
 from tidegate.actor.ownership import Delivered
 from tidegate.bus import Stored
@@ -38,7 +36,6 @@ class ProjectionWork:
         self.linger_seconds = linger_seconds
         self._stored: Position | None = None
         self._created = ""
-        self._links: list[str] = []
 
     def weigh(self, message: Delivered) -> int:
         return int(message.headers.get(COUNT, "1"))
@@ -77,7 +74,3 @@ class ProjectionWork:
                     lag=batch[-1].pending,
                 )
             )
-
-    def status(self) -> dict[str, object]:
-        """The stored position, for people."""
-        return msgspec.to_builtins(self._stored) if self._stored else {}

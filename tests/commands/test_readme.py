@@ -60,14 +60,12 @@ def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
 
     assert printed["python"].splitlines()[0] == "INGEST/1/1"
     assert printed["python"].splitlines()[1].startswith("1000 ")
-    by_command = {key.split(" -")[0][:40]: text for key, text in printed.items()}
     assert "10.0.0.53:53" in printed["tidegate query hot --observable 10.0.0.5 --after INGEST/1/1"]
     assert "billing" in printed["tidegate query warm --correlation case-7 --limit 3"]
     assert "4001" in next(text for key, text in printed.items() if key.startswith("tidegate query lake"))
     assert '"count":2' in next(text for key, text in printed.items() if "correlation_id=case-7" in key)
-    assert "suricata.flow" in printed["tidegate dead list"] or "suricata" in printed["tidegate dead list"]
+    assert "suricata" in printed["tidegate dead list"]
     assert printed["tidegate dead redrive --all"].startswith("1 ")
-    assert by_command
 
 
 def test_make_targets_of_the_readme_exist() -> None:

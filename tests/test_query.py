@@ -92,7 +92,7 @@ class World:
             if own:
                 stored = await model.position(cell)
                 before = stored or Position(stream=subject.LOG, created=self.created, sequence=0)
-                await model.apply(cell, own, stored, before.after(own))
+                await model.apply(cell, model.project(own), stored, before.after(own))
 
     async def catch_up(self, name: str) -> None:
         """Until the end of the log."""
@@ -400,7 +400,7 @@ async def test_the_position_of_a_tier_built_from_another_log_does_not_count(worl
         stack.push_async_callback(other.aclose)
         for shard in range(SHARDS):
             batch = frames.log(1, 1, first_sequence=10**6, shard=shard)
-            await other.apply(str(shard), batch, None, frames.start().after(batch))
+            await other.apply(str(shard), other.project(batch), None, frames.start().after(batch))
         with pytest.raises(PositionTimeoutError, match="hot: cell 0 is at 0 of"):
             await Queries({"hot": other}, world.log, wait_seconds=0.1).get("x", after="LOG/2")
 
@@ -613,7 +613,7 @@ def test_what_an_event_holds_cannot_act_upon_the_terminal(here: Settings, tidega
     async def put() -> None:
         hot = HotTier(here.redis_url, here.hot)
         batch = [frames.recorded(10**9, [frames.encode(event)], shard=0)]
-        await hot.apply("elsewhere", batch, None, frames.start().after(batch))
+        await hot.apply("elsewhere", hot.project(batch), None, frames.start().after(batch))
         await hot.aclose()
 
     asyncio.run(put())

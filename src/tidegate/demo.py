@@ -268,10 +268,10 @@ def _telling(heads: Sequence[EventHead]) -> str:
     sources: dict[str, set[str]] = {}
     events: Counter[str] = Counter()
     for head in heads:
-        for one in head.observables or ():
-            if one.type_id == 2 and one.value:
-                sources.setdefault(one.value, set()).add(head.source)
-                events[one.value] += 1
+        for endpoint in (head.src_endpoint, head.dst_endpoint):
+            if endpoint is not None and endpoint.ip:
+                sources.setdefault(endpoint.ip, set()).add(head.source)
+                events[endpoint.ip] += 1
     return max(events, key=lambda value: (len(sources[value]), -events[value]), default="")
 
 

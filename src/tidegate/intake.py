@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 import zstandard
 
 from tidegate import frame, subject, telemetry
+from tidegate.actor.cell import Step
 from tidegate.actor.ownership import Delivered
 from tidegate.bus import Bus, Outgoing
 from tidegate.config import Settings
@@ -63,27 +64,26 @@ class IntakeWork:
             self.progress = found
         return self.progress.sequence
 
-    async def process(self, batch: Sequence[Delivered]) -> None:
-        """Decide, then commit events, dead letters and the progress record in one atomic batch.
-
-        A batch that turns out to be much larger than its headers said is committed in parts.
-        """
+    async def decide(self, batch: Sequence[Delivered]) -> AsyncGenerator[Step, None]:
+        """Events and dead letters; of a batch that turns out to be much larger than its headers said, in parts."""
         part: list[Delivered] = []
         outcome = Outcome(self._log.shards)
         size = 0
-        started = time.monotonic()
+        began = time.monotonic()
         for one in batch:
             size += self._decide(one, outcome)
             part.append(one)
             # Let heartbeats and the other cells in between frames: deciding one takes milliseconds.
             await asyncio.sleep(0)
             if size >= MAX_COMMIT_BYTES or outcome.records >= MAX_RECORDS:
-                await self._commit(part, outcome, started)
-                part, outcome, size, started = [], Outcome(self._log.shards), 0, time.monotonic()
+                yield Step(part, outcome, began)
+                part, outcome, size, began = [], Outcome(self._log.shards), 0, time.monotonic()
         if part:
-            await self._commit(part, outcome, started)
+            yield Step(part, outcome, began)
 
-    async def _commit(self, batch: Sequence[Delivered], outcome: Outcome, started: float) -> None:
+    async def commit(self, step: Step) -> None:
+        """Events, dead letters and the progress record, in one atomic batch."""
+        batch, outcome, began = step
         cell = f"{KIND}.{self._partition}"
         parents = list(dict.fromkeys(t for one in batch if (t := one.headers.get(frame.TRACEPARENT))))
         with telemetry.span(
@@ -123,7 +123,7 @@ class IntakeWork:
                     dead=dead,
                     filtered=filtered,
                     bytes=sum(len(one.payload) for one in batch),
-                    seconds=time.monotonic() - started,
+                    seconds=time.monotonic() - began,
                 )
             )
 

@@ -6,7 +6,7 @@ Invariant: a read model changes its data and its position in one atomic step, or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -83,8 +83,14 @@ class ReadModel(Protocol):
     async def position(self, cell: str) -> Position | None:
         """Where the cell stands, as stored with the data; None before the first frame."""
 
-    async def apply(self, cell: str, frames: Sequence[Recorded], expected: Position | None, new: Position) -> None:
-        """Take in `frames` (at least one, ascending) and move the cell from `expected` to `new`, atomically.
+    def project(self, frames: Sequence[Recorded]) -> Any:
+        """What `frames` (at least one, ascending) become here: the writes, in the model's own form.
+
+        Pure: no I/O and nothing remembered. It runs in a worker thread, ahead of the `apply` of the writes before.
+        """
+
+    async def apply(self, cell: str, writes: Any, expected: Position | None, new: Position) -> None:
+        """Take in what `project` has returned and move the cell from `expected` to `new`, atomically.
 
         Raises FencedError, with nothing visible changed, when the stored position is not `expected`.
         """

@@ -5,10 +5,15 @@ Invariant: the position comes from the read model itself, and moves only togethe
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+
+import anyio
+import anyio.to_thread
 
 from tidegate import subject, telemetry
+from tidegate.actor.cell import Step
 from tidegate.actor.ownership import Delivered
 from tidegate.bus import Stored
 from tidegate.frame import COUNT
@@ -48,9 +53,14 @@ class ProjectionWork:
         self._created = state.created
         return self._stored.sequence if self._stored else 0
 
-    async def process(self, batch: Sequence[Delivered]) -> None:
-        started = time.monotonic()
+    async def decide(self, batch: Sequence[Delivered]) -> AsyncGenerator[Step, None]:
+        began = time.monotonic()
         frames = [recorded(Stored(one.subject, one.sequence, one.time_ms, one.payload, one.headers)) for one in batch]
+        writes = await anyio.to_thread.run_sync(self._model.project, frames, limiter=_one_at_a_time())
+        yield Step(batch, (frames, writes), began)
+
+    async def commit(self, step: Step) -> None:
+        frames, writes = step.decided
         before = self._stored or Position(stream=subject.LOG, created=self._created, sequence=0)
         after = before.after(frames)
         tier = self._model.name
@@ -61,7 +71,7 @@ class ProjectionWork:
             links=parents[1:],
             attributes={"tidegate.cell": f"{tier}.{self._cell}", "tidegate.frames": len(frames)},
         ) as span:
-            await self._model.apply(self._cell, frames, self._stored, after)
+            await self._model.apply(self._cell, writes, self._stored, after)
             span.set(**{"tidegate.events": after.count - before.count, "tidegate.sequence": after.sequence})
             self._stored = after
             telemetry.emit(
@@ -70,7 +80,13 @@ class ProjectionWork:
                     cell=self._cell,
                     frames=len(frames),
                     events=after.count - before.count,
-                    seconds=time.monotonic() - started,
-                    lag=batch[-1].pending,
+                    seconds=time.monotonic() - step.began,
+                    lag=step.batch[-1].pending,
                 )
             )
+
+
+@functools.cache
+def _one_at_a_time() -> anyio.CapacityLimiter:
+    """Python code of several cells at once would only wait for the interpreter's lock."""
+    return anyio.CapacityLimiter(1)

@@ -45,7 +45,7 @@ async def opened(model: ReadModel) -> AsyncIterator[ReadModel]:
 async def take(model: ReadModel, cell: str, batch: Sequence[Recorded], expected: Position | None) -> Position:
     """Apply `batch` after `expected`; returns the new position."""
     new = (expected or frames.start()).after(batch)
-    await model.apply(cell, batch, expected, new)
+    await model.apply(cell, model.project(batch), expected, new)
     return new
 
 
@@ -135,7 +135,8 @@ class ReadModelContract:
             async with opened(make(served)) as model:
                 cell = self.cell_of(model)
                 new = (position or frames.start()).after(log[index : index + 1])
-                task = asyncio.ensure_future(model.apply(cell, log[index : index + 1], position, new))
+                writes = model.project(log[index : index + 1])
+                task = asyncio.ensure_future(model.apply(cell, writes, position, new))
                 await asyncio.wait([task], timeout=delay)
                 task.cancel()
                 await asyncio.wait([task])
@@ -144,7 +145,7 @@ class ReadModelContract:
                 assert stored in (position, new)
                 while stored != new:
                     try:
-                        await model.apply(cell, log[index : index + 1], position, new)
+                        await model.apply(cell, writes, position, new)
                     except FencedError:
                         assert await model.position(cell) == new
                     stored = await model.position(cell)

@@ -25,7 +25,7 @@ from tests.tiers.contract import Make, ReadModelContract, opened, take, tally_of
 from tests.tiers.proxy import Proxy
 from tidegate.config import Settings
 from tidegate.errors import FencedError, PositionError, QueryError, TierUnavailableError
-from tidegate.projection import Position, Recorded
+from tidegate.projection import Position
 from tidegate.tiers import lake, lake_rows, lake_sql
 from tidegate.tiers.head import decode_heads, seen_in
 from tidegate.tiers.lake import LakeTier
@@ -198,14 +198,15 @@ async def test_the_fence_holds_when_the_table_asks_for_retries(
         with table_of(s3_server, namespace).transaction() as change:
             change.set_properties({"commit.retry.num-retries": "4"})
         overtake = asyncio.get_running_loop()
-        collect = lake_rows.collect
+        write = lake_rows.write
 
-        def slow_collect(batch: Sequence[Recorded]) -> Any:
-            if len(batch) == 2:  # the position has been compared; now another writer is faster
-                asyncio.run_coroutine_threadsafe(take(other, "all", log[1:2], first), overtake).result()
-            return collect(batch)
+        def slow_write(*arguments: Any) -> Any:
+            # The position has been compared; now another writer is faster.
+            monkeypatch.setattr(lake_rows, "write", write)
+            asyncio.run_coroutine_threadsafe(take(other, "all", log[1:2], first), overtake).result()
+            return write(*arguments)
 
-        monkeypatch.setattr(lake_rows, "collect", slow_collect)
+        monkeypatch.setattr(lake_rows, "write", slow_write)
         with pytest.raises(FencedError):
             await take(tier, "all", log[1:3], first)
         assert await tier.tally() == tally_of(log[:2])

@@ -1,4 +1,4 @@
-"""The loop that every cell runs: own, recover, then pull, decide and commit, acknowledge.
+"""The loop that every cell runs: own, recover, then pull and decide, commit, acknowledge.
 
 Invariant: a cell moves on only from the position that its commits themselves carry; whatever goes wrong, it lets go,
 waits, and starts again from that position, so that nothing is lost or doubled at any point of interruption.
@@ -7,9 +7,10 @@ waits, and starts again from that position, so that nothing is lost or doubled a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import anyio
 import msgspec
@@ -18,10 +19,19 @@ from tidegate import telemetry
 from tidegate.actor.ownership import Delivered, OwnershipLostError, PinnedConsumer
 from tidegate.errors import BusError, BusUnavailableError, FencedError, PositionError, TierUnavailableError
 
-__all__ = ["Cell", "CellStatus", "Work"]
+__all__ = ["Cell", "CellStatus", "Step", "Work"]
 
 
 FIRST_PAUSE = 0.05
+
+
+class Step(NamedTuple):
+    """A batch, and what is to be committed for it."""
+
+    batch: Sequence[Delivered]
+    decided: Any
+    began: float
+    """When its last message had come, by `time.monotonic`."""
 
 
 class Work(Protocol):
@@ -38,8 +48,14 @@ class Work(Protocol):
     async def recover(self) -> int:
         """The sequence up to which the input is in the committed output, read from where the output is."""
 
-    async def process(self, batch: Sequence[Delivered]) -> None:
-        """Decide and commit outputs and position in one atomic step. Raises FencedError if another has moved it."""
+    def decide(self, batch: Sequence[Delivered]) -> AsyncGenerator[Step, None]:
+        """What to commit for the batch, in one step or several; commits nothing.
+
+        Runs one step ahead: while a step is committed, the next one is decided.
+        """
+
+    async def commit(self, step: Step) -> None:
+        """Store the step's outputs and the position in one atomic step. Raises FencedError if another has moved it."""
 
 
 class CellStatus(msgspec.Struct, kw_only=True):
@@ -113,7 +129,9 @@ class Cell:
     async def _own(self) -> None:
         """Until something goes wrong.
 
-        1. wait for the pin; 2. read the position; 3. reset the consumer to it; 4. take, commit, acknowledge, again.
+        1. wait for the pin; 2. read the position; 3. reset the consumer to it; 4. take and decide, commit,
+        acknowledge, again. The next step is decided while one is committed: the one takes the processor, the other
+        waits for a disk.
         """
         work, consumer, status = self._work, self._consumer, self.status
         await consumer.ensure()
@@ -125,15 +143,36 @@ class Cell:
         await consumer.reset(status.position)
         status.state, status.problem = "running", ""
         telemetry.emit(telemetry.CellStarted(cell=status.cell, position=status.position))
+        steps = self._steps()
+        ahead = asyncio.ensure_future(anext(steps))
+        try:
+            while True:
+                step = await ahead
+                ahead = asyncio.ensure_future(anext(steps))
+                await work.commit(step)
+                last = step.batch[-1]
+                await consumer.ack(last)
+                self._progressed(last, len(step.batch))
+        finally:
+            ahead.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([ahead])
+                await steps.aclose()
+
+    async def _steps(self) -> AsyncGenerator[Step, None]:
+        work, consumer = self._work, self._consumer
         while True:
             batch = await consumer.take(limit=work.limit, weigh=work.weigh, linger_seconds=work.linger_seconds)
-            await work.process(batch)
-            await consumer.ack(batch[-1])
-            status.position = batch[-1].sequence
-            status.pending = batch[-1].pending
-            status.frames += len(batch)
-            self._pause = FIRST_PAUSE
-            if self._down is not None:
-                tier, since = self._down
-                self._down = None
-                telemetry.emit(telemetry.TierRecovered(tier=tier, outage_seconds=time.monotonic() - since))
+            async with contextlib.aclosing(work.decide(batch)) as steps:
+                async for step in steps:
+                    yield step
+
+    def _progressed(self, last: Delivered, frames: int) -> None:
+        status = self.status
+        status.position, status.pending = last.sequence, last.pending
+        status.frames += frames
+        self._pause = FIRST_PAUSE
+        if self._down is not None:
+            tier, since = self._down
+            self._down = None
+            telemetry.emit(telemetry.TierRecovered(tier=tier, outage_seconds=time.monotonic() - since))

@@ -43,6 +43,8 @@ class Delivered(NamedTuple):
     sequence: int
     time_ms: int
     """When the stream stored it, milliseconds since 1970."""
+    number: int
+    """Which message of the consumer's own numbering it is."""
     pending: int
     """Messages that the consumer had still to deliver after this one."""
     payload: bytes
@@ -198,8 +200,8 @@ class PinnedConsumer:
 
     async def ack(self, last: Delivered) -> None:
         """Tell the server that everything up to `last` is committed; it shows in `nats consumer info`."""
-        number = self._expected - 1 - len(self._buffer)
-        subject = f"$JS.ACK.{self._stream}.{self._durable}.1.{last.sequence}.{number}.{last.time_ms * 1_000_000}.0"
+        place = f"{last.sequence}.{last.number}.{last.time_ms * 1_000_000}"
+        subject = f"$JS.ACK.{self._stream}.{self._durable}.1.{place}.0"
         await self._bus.send(subject, b"+ACK")
 
     async def release(self) -> None:
@@ -311,7 +313,13 @@ class PinnedConsumer:
             self._buffered_bytes += len(message.data)
             self._buffer.append(
                 Delivered(
-                    message.subject, sequence, stored_ns // 1_000_000, pending, message.data, message.headers or {}
+                    message.subject,
+                    sequence,
+                    stored_ns // 1_000_000,
+                    number,
+                    pending,
+                    message.data,
+                    message.headers or {},
                 )
             )
             self._wake.set()

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from tidegate import subject
-from tidegate.actor.cell import Cell
+from tidegate.actor.cell import Cell, Step
 from tidegate.actor.ownership import Delivered, PinnedConsumer
 from tidegate.app import declarations
 from tidegate.bench.feed import Feeder, Job
@@ -43,11 +43,11 @@ class _Timed(IntakeWork):
 
     watch: _Watch
 
-    async def process(self, batch: Sequence[Delivered]) -> None:
+    async def commit(self, step: Step) -> None:
         before = self.progress.records
-        self.watch.began = min(self.watch.began, time.monotonic())
-        await super().process(batch)
-        self.watch.tell(batch, self.progress.records - before)
+        self.watch.began = min(self.watch.began, step.began)
+        await super().commit(step)
+        self.watch.tell(step.batch, self.progress.records - before)
 
 
 class _Watch:

@@ -81,9 +81,7 @@ async def _remove_hot(model: Any) -> None:
 
 
 async def _best_warm(model: Any, batches: Batches) -> float:
-    from tidegate.tiers.bsoned import documents_of
-
-    documents = [documents_of(batch) for batch in batches]
+    documents = [model.project(batch) for batch in batches]
     seconds = await _one_by_one(
         [lambda some=some: model._events.insert_many(some, ordered=False) for some in documents]  # type: ignore[misc]
     )
@@ -129,11 +127,9 @@ async def _remove_cold(model: Any) -> None:
 async def _best_lake(model: Any, batches: Batches) -> float:
     import pyarrow as pa
 
-    from tidegate.tiers import lake_rows
-
     ready = []
     for batch in batches:
-        parts = [rows for found in lake_rows.collect(batch) for some in found.values() for rows in some]
+        parts = [rows for found in model.project(batch) for some in found.values() for rows in some]
         ready.append(pa.Table.from_batches(parts).combine_chunks())
     table = await asyncio.to_thread(model._load)
     seconds = await _one_by_one([lambda one=one: asyncio.to_thread(table.append, one) for one in ready])  # type: ignore[misc]

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from tidegate import subject
-from tidegate.actor.cell import Cell
+from tidegate.actor.cell import Cell, Step
 from tidegate.actor.ownership import Delivered, PinnedConsumer
 from tidegate.app import batching, declarations, read_models
 from tidegate.bench.material import commits
@@ -53,12 +53,11 @@ class _Timed(ProjectionWork):
         self.began, self.latencies = time.monotonic(), []
         return sequence
 
-    async def process(self, batch: Sequence[Delivered]) -> None:
-        start = time.monotonic()
-        await super().process(batch)
+    async def commit(self, step: Step) -> None:
+        await super().commit(step)
         self.ended = time.monotonic()
-        self.latencies.append(self.ended - start)
-        self.events += sum(super(_Timed, self).weigh(one) for one in batch)
+        self.latencies.append(self.ended - step.began)
+        self.events += sum(super(_Timed, self).weigh(one) for one in step.batch)
 
 
 async def run(

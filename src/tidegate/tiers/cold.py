@@ -11,7 +11,6 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 
-import anyio
 import anyio.to_thread
 import msgspec
 import zstandard
@@ -21,7 +20,7 @@ from tidegate.config import S3
 from tidegate.errors import FencedError, TierUnavailableError
 from tidegate.projection import Position, Recorded, Tally
 from tidegate.tiers import cold_index
-from tidegate.tiers.cold_index import FrameEntry, Summary
+from tidegate.tiers.cold_index import Content, FrameEntry, Summary
 from tidegate.tiers.cold_objects import ColdObjects
 from tidegate.tiers.head import EventHead, decode_heads, normalise, seen_in
 
@@ -53,8 +52,6 @@ class ColdTier:
     def __init__(self, endpoint: str, settings: S3, *, generation: int = 1, timeout_seconds: float = 10.0) -> None:
         self._objects = ColdObjects(endpoint, settings, generation, timeout_seconds)
         self._known: dict[str, list[Summary]] = {}
-        # Python code of several shards at once would only wait for the interpreter's lock.
-        self._one_at_a_time = anyio.CapacityLimiter(1)
 
     async def open(self) -> None:
         await self._objects.open()
@@ -67,7 +64,10 @@ class ColdTier:
             newest = await self._objects.newest(cell)
         return newest[1] if newest else None
 
-    async def apply(self, cell: str, frames: Sequence[Recorded], expected: Position | None, new: Position) -> None:
+    def project(self, frames: Sequence[Recorded]) -> Content:
+        return cold_index.content_of(frames)
+
+    async def apply(self, cell: str, writes: Content, expected: Position | None, new: Position) -> None:
         """1. The newest object must stand for `expected`. 2. Add its successor, which nobody else may have done."""
         async with self._objects.reaching():
             newest = await self._objects.newest(cell)
@@ -80,9 +80,7 @@ class ColdTier:
             elif not newest:
                 known = []
             after = expected.sequence if expected else 0
-            body, summary = await anyio.to_thread.run_sync(
-                cold_index.build, frames, after, new, known, limiter=self._one_at_a_time
-            )
+            body, summary = cold_index.build(writes, after, new, known)
             await self._objects.add(cell, after, body, new)
             self._known[cell] = [summary, *known][: cold_index.MAX_BEFORE]
 

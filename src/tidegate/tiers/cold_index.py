@@ -17,6 +17,7 @@ import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,10 +25,12 @@ from tidegate.projection import Position, Recorded
 from tidegate.tiers.head import EventHead, decode_heads, normalise
 
 __all__ = [
+    "Content",
     "FrameEntry",
     "ObjectIndex",
     "Summary",
     "build",
+    "content_of",
     "fingerprint",
     "frames_with",
     "index_bytes",
@@ -133,11 +136,17 @@ def frames_with(index: ObjectIndex, fingerprints: bytes, wanted: int) -> list[Fr
     return found
 
 
-def build(
-    frames: Sequence[Recorded], after: int, position: Position, before: Sequence[Summary]
-) -> tuple[bytes, Summary]:
-    """The object that takes the archive from `after` to `position`, and its summary."""
-    parts: list[bytes] = []
+class Content(NamedTuple):
+    """What an object holds, before its place in the archive is known."""
+
+    shard: int
+    payloads: list[bytes]
+    frames: list[FrameEntry]
+    fingerprints: bytes
+
+
+def content_of(frames: Sequence[Recorded]) -> Content:
+    """The frames of one shard, with their fingerprints."""
     entries: list[FrameEntry] = []
     prints = array("I")
     offset = 0
@@ -159,24 +168,34 @@ def build(
                 fingerprints=len(own),
             )
         )
-        parts.append(one.payload)
         offset += len(one.payload)
     if sys.byteorder == "big":
         prints.byteswap()
+    return Content(frames[0].shard, [one.payload for one in frames], entries, prints.tobytes())
+
+
+def build(content: Content, after: int, position: Position, before: Sequence[Summary]) -> tuple[bytes, Summary]:
+    """The object that takes the archive from `after` to `position`, and its summary."""
+    last = content.frames[-1]
     index = ObjectIndex(
-        shard=frames[0].shard,
+        shard=content.shard,
         after=after,
         position=position,
-        fingerprints_at=offset + _HEADER.size,
-        frames=entries,
+        fingerprints_at=last.offset + last.length + _HEADER.size,
+        frames=content.frames,
         before=list(before[:MAX_BEFORE]),
     )
     encoded = msgspec.json.encode(index)
     tail = encoded + _TRAILER.pack(len(encoded), _MAGIC)
-    fingerprints = prints.tobytes()
-    parts += (_HEADER.pack(_SKIPPABLE + 1, len(fingerprints)), fingerprints)
-    parts += (_HEADER.pack(_SKIPPABLE, len(tail)), tail)
-    body = b"".join(parts)
+    body = b"".join(
+        [
+            *content.payloads,
+            _HEADER.pack(_SKIPPABLE + 1, len(content.fingerprints)),
+            content.fingerprints,
+            _HEADER.pack(_SKIPPABLE, len(tail)),
+            tail,
+        ]
+    )
     return body, summarise(index, len(body), len(tail))
 
 

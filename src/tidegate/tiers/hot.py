@@ -162,13 +162,17 @@ class HotTier:
             stored = await _result(self._redis.hget(f"{self._prefix}positions", cell))
         return msgspec.json.decode(stored, type=Position) if stored else None
 
-    async def apply(self, cell: str, frames: Sequence[Recorded], expected: Position | None, new: Position) -> None:
+    def project(self, frames: Sequence[Recorded]) -> list[Any]:
+        """The arguments of the script from the number of values on."""
+        return _writes(frames, self._settings.recent_per_key)
+
+    async def apply(self, cell: str, writes: list[Any], expected: Position | None, new: Position) -> None:
         fence = (expected.stream, expected.created, expected.sequence) if expected else ("", "", "")
         settings = self._settings
         args = [
             *(self._prefix, cell, *fence, msgspec.json.encode(new)),
             *(settings.ttl_seconds, settings.counts_ttl_seconds, settings.recent_per_key),
-            *_writes(frames, settings.recent_per_key),
+            *writes,
         ]
         async with self._reaching():
             moved = await self._script(args=args)

@@ -152,10 +152,13 @@ class LakeTier:
     async def position(self, cell: str) -> Position | None:
         return _position(await anyio.to_thread.run_sync(self._load))
 
-    async def apply(self, cell: str, frames: Sequence[Recorded], expected: Position | None, new: Position) -> None:
-        await anyio.to_thread.run_sync(self._apply, frames, expected, new)
+    def project(self, frames: Sequence[Recorded]) -> tuple[Rows, Rows]:
+        return lake_rows.collect(frames)
 
-    def _apply(self, frames: Sequence[Recorded], expected: Position | None, new: Position) -> None:
+    async def apply(self, cell: str, writes: tuple[Rows, Rows], expected: Position | None, new: Position) -> None:
+        await anyio.to_thread.run_sync(self._apply, writes, expected, new)
+
+    def _apply(self, writes: tuple[Rows, Rows], expected: Position | None, new: Position) -> None:
         """1. The table's head must stand for `expected`. 2. Write files. 3. Commit them on top of that very head."""
         table = self._load()
         if (stored := _position(table)) != expected:
@@ -167,7 +170,7 @@ class LakeTier:
         marks = {f"{_PREFIX}{key}": str(value) for key, value in msgspec.to_builtins(new).items()} | {_WRITER: writer}
         try:
             with self._reaching():
-                _append(table, frames, marks)
+                _append(table, *writes, marks)
         except exceptions.CommitFailedException as error:
             if not self._has_landed(writer):
                 raise FencedError(_CELL, f"another writer has committed on top of {expected}") from error
@@ -253,9 +256,8 @@ class LakeTier:
             raise TierUnavailableError(self.name, f"{type(error).__name__}: {error}") from error
 
 
-def _append(table: Table, frames: Sequence[Recorded], marks: dict[str, str]) -> None:
+def _append(table: Table, partitioned: Rows, spread: Rows, marks: dict[str, str]) -> None:
     """All rows in one commit; those that are spread too thinly go in first, unpartitioned."""
-    partitioned, spread = lake_rows.collect(frames)
     with table.transaction() as change:
         if spread:
             with change.update_spec() as spec:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import DESCENDING, WriteConcern
 from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, ExecutionTimeout, OperationFailure
@@ -98,7 +99,10 @@ class WarmTier:
             digest=int(stored["digest"]),
         )
 
-    async def apply(self, cell: str, frames: Sequence[Recorded], expected: Position | None, new: Position) -> None:
+    def project(self, frames: Sequence[Recorded]) -> list[RawBSONDocument]:
+        return documents_of(frames)
+
+    async def apply(self, cell: str, writes: list[RawBSONDocument], expected: Position | None, new: Position) -> None:
         """Not one transaction, and yet exactly once to whoever reads the position:
 
         1. Compare the stored position with `expected`: a writer that was overtaken does no work.
@@ -114,7 +118,7 @@ class WarmTier:
             if not _same(await self.position(cell), expected):
                 raise FencedError(cell, "the warm position has been moved by another writer")
             try:
-                await self._events.insert_many(documents_of(frames), ordered=False)
+                await self._events.insert_many(writes, ordered=False)
             except BulkWriteError as error:
                 if error.details["writeConcernErrors"] or any(
                     one["code"] != DUPLICATE_KEY for one in error.details["writeErrors"]

@@ -11,6 +11,7 @@ commit. pyiceberg is synchronous, so its calls run in worker threads; a cancelle
 from __future__ import annotations
 
 import functools
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ _PREFIX = "tidegate."
 _WRITER = "tidegate.writer"
 _MAX_SNAPSHOTS = 200
 _KEPT_SNAPSHOTS = 100
+_OPEN_ATTEMPTS = 5
 
 
 class _Catalog(RestCatalog):
@@ -115,14 +117,26 @@ class LakeTier:
 
     def _open(self) -> None:
         with self._reaching():
-            if self._catalog is None:
-                self._catalog = _Catalog("tidegate", **self._properties)
-            try:
-                table = self._catalog.load_table(self._identifier)
-            except exceptions.NoSuchTableError:
-                table = self._create(self._catalog)
-            lake_table.check(table)
-            self._adjust(table)
+            for attempt in range(_OPEN_ATTEMPTS):
+                try:
+                    self._open_once()
+                except exceptions.ServerError:
+                    # SeaweedFS 4 answers 500 ("attribute not found") while another client makes the same namespace.
+                    if attempt == _OPEN_ATTEMPTS - 1:
+                        raise
+                    time.sleep(0.1 * (attempt + 1))
+                else:
+                    return
+
+    def _open_once(self) -> None:
+        if self._catalog is None:
+            self._catalog = _Catalog("tidegate", **self._properties)
+        try:
+            table = self._catalog.load_table(self._identifier)
+        except exceptions.NoSuchTableError:
+            table = self._create(self._catalog)
+        lake_table.check(table)
+        self._adjust(table)
 
     def _adjust(self, table: Table) -> None:
         wanted = lake_table.properties(self._settings)

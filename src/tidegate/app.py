@@ -21,6 +21,7 @@ from litestar.types import ControllerRouterHandler
 
 from tidegate import resources, streams, subject, telemetry
 from tidegate.actor.cell import Cell
+from tidegate.actor.mailbox import Mailbox, shown
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
@@ -130,7 +131,7 @@ class Process:
             {
                 "cell": cell.status.cell,
                 "state": cell.status.state,
-                "position": cell.status.position,
+                "position": shown(cell.status.positions) if cell.status.positions else 0,
                 "lag (frames)": cell.status.pending,
                 "problem": cell.status.problem[:200],
             }
@@ -274,11 +275,11 @@ class Process:
             bus,
             subject.INGEST,
             f"intake-{partition}",
-            f"ingest.*.{partition}",
+            [f"ingest.*.{partition}"],
             pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
         )
         work = IntakeWork(bus, log, pipeline, partition, self.settings)
-        self.cells.append(Cell(f"{KIND}.{partition}", work, consumer))
+        self.cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
 
     def _add_projections(self, bus: Bus, log: Log, model: ReadModel) -> None:
         limit, linger = batching(self.settings, model.name)
@@ -287,11 +288,11 @@ class Process:
                 bus,
                 subject.LOG,
                 f"{model.name}-{cell}",
-                subjects,
+                [subjects],
                 pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
             )
             work = ProjectionWork(log, model, cell, limit=limit, linger_seconds=linger)
-            self.cells.append(Cell(f"{model.name}.{cell}", work, consumer))
+            self.cells.append(Cell(f"{model.name}.{cell}", work, Mailbox(consumer)))
 
     async def _streams(self, bus: Bus) -> None:
         """event-streaming makes the streams as declared; the others wait until they are there."""

@@ -14,8 +14,9 @@ import msgspec
 import zstandard
 
 from tidegate import frame, subject, telemetry
-from tidegate.actor.cell import Step
-from tidegate.actor.ownership import Delivered
+from tidegate.actor.cell import Step, Work
+from tidegate.actor.mailbox import Positions
+from tidegate.actor.pulling import Delivered
 from tidegate.bus import Bus, Outgoing
 from tidegate.config import Settings
 from tidegate.deadletters import ATTEMPTS
@@ -33,10 +34,8 @@ MAX_RECORDS = 20_000
 """A commit is closed by the frame that reaches either, whatever the headers of its frames say."""
 
 
-class IntakeWork:
+class IntakeWork(Work):
     """Feeds the log from one partition of the ingest stream."""
-
-    linger_seconds = 0.0
 
     def __init__(self, bus: Bus, log: Log, pipeline: Pipeline, partition: int, settings: Settings) -> None:
         self._bus = bus
@@ -53,7 +52,7 @@ class IntakeWork:
         # The count is the publisher's word, so it is only used to shape batches; without it, guess from the size.
         return int(count) if count.isdigit() and len(count) < 7 else 1 + len(message.payload) // 500
 
-    async def recover(self) -> int:
+    async def recover(self) -> Positions:
         """Raises PositionError when the ingest stream is not the one that the last progress record speaks of."""
         self._expected, found = await self._log.progress(KIND, self._partition)
         state = await self._bus.stream(subject.INGEST)
@@ -62,7 +61,7 @@ class IntakeWork:
         else:
             check_position(state, found.created, found.sequence)
             self.progress = found
-        return self.progress.sequence
+        return {subject.INGEST: self.progress.sequence}
 
     async def decide(self, batch: Sequence[Delivered]) -> AsyncGenerator[Step, None]:
         """Events and dead letters; of a batch that turns out to be much larger than its headers said, in parts."""

@@ -13,8 +13,9 @@ import anyio
 import anyio.to_thread
 
 from tidegate import subject, telemetry
-from tidegate.actor.cell import Step
-from tidegate.actor.ownership import Delivered
+from tidegate.actor.cell import Step, Work
+from tidegate.actor.mailbox import Positions
+from tidegate.actor.pulling import Delivered
 from tidegate.bus import Stored
 from tidegate.frame import COUNT
 from tidegate.log import Log, recorded
@@ -30,7 +31,7 @@ def cells_of(model: ReadModel, shards: int) -> dict[str, str]:
     return {"all": subject.event("*")}
 
 
-class ProjectionWork:
+class ProjectionWork(Work):
     """Feeds one cell of one read model. `limit` and `linger_seconds` shape its batches, in events."""
 
     def __init__(self, log: Log, model: ReadModel, cell: str, *, limit: int, linger_seconds: float) -> None:
@@ -45,13 +46,13 @@ class ProjectionWork:
     def weigh(self, message: Delivered) -> int:
         return int(message.headers.get(COUNT, "1"))
 
-    async def recover(self) -> int:
+    async def recover(self) -> Positions:
         """Raises PositionError when the read model was built from another log than the one there now."""
         await self._model.open()
         self._stored = await self._model.position(self._cell)
         state = await self._log.check(self._stored)
         self._created = state.created
-        return self._stored.sequence if self._stored else 0
+        return {subject.LOG: self._stored.sequence if self._stored else 0}
 
     async def decide(self, batch: Sequence[Delivered]) -> AsyncGenerator[Step, None]:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The loop that every cell runs: own, recover, then pull and decide, commit, acknowledge.
+"""The loop that every cell runs: own, recover, then pull, decide, commit, evolve, acknowledge.
 
 Invariant: a cell moves on only from the position that its commits themselves carry; whatever goes wrong, it lets go,
 waits, and starts again from that position, so that nothing is lost or doubled at any point of interruption.
@@ -9,20 +9,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from traceback import format_exc
 from typing import Any, Literal, NamedTuple, Protocol
 
 import anyio
 import msgspec
 
 from tidegate import telemetry
-from tidegate.actor.ownership import Delivered, OwnershipLostError, PinnedConsumer
-from tidegate.errors import BusError, BusUnavailableError, FencedError, PositionError, TierUnavailableError
+from tidegate.actor.mailbox import Mailbox, Positions, shown
+from tidegate.actor.pulling import Delivered, OwnershipLostError
+from tidegate.errors import (
+    BusError,
+    BusUnavailableError,
+    FencedError,
+    PositionError,
+    TidegateError,
+    TierUnavailableError,
+)
 
-__all__ = ["Cell", "CellStatus", "Step", "Work"]
-
+__all__ = ["POINTS", "Cell", "CellStatus", "Step", "Work"]
 
 FIRST_PAUSE = 0.05
+POINTS = ("pull", "decide", "commit", "evolve", "ack")
+"""The steps of the loop; a cell can be interrupted after each. What a projection commits is the `apply` of its tier."""
+
+_MOST_FAILURES = 5
+_FAILURES_WITHIN_SECONDS = 60.0
+"""More unexpected errors than this in so short a time end the process: it is broken, and says so."""
 
 
 class Step(NamedTuple):
@@ -35,18 +49,23 @@ class Step(NamedTuple):
 
 
 class Work(Protocol):
-    """What a kind of cell does with its input."""
+    """What a kind of cell does with its input. To be derived from: what few need does nothing."""
 
     limit: int
     """A batch is full when its weights reach this."""
-    linger_seconds: float
+    linger_seconds: float = 0.0
     """How long the first message of a batch may wait for more."""
+    idle_seconds: float | None = None
+    """After so long without a message, an empty batch is decided on; None: never."""
 
     def weigh(self, message: Delivered) -> int:
         """How much of `limit` a message takes up."""
 
-    async def recover(self) -> int:
-        """The sequence up to which the input is in the committed output, read from where the output is."""
+    async def recover(self) -> Positions:
+        """Up to where the inputs are in the committed output, read from where the output is.
+
+        Whatever was decided and not committed is forgotten.
+        """
 
     def decide(self, batch: Sequence[Delivered]) -> AsyncGenerator[Step, None]:
         """What to commit for the batch, in one step or several; commits nothing.
@@ -57,13 +76,22 @@ class Work(Protocol):
     async def commit(self, step: Step) -> None:
         """Store the step's outputs and the position in one atomic step. Raises FencedError if another has moved it."""
 
+    async def evolve(self, step: Step) -> None:
+        """The step is committed: make its outcome the state, and answer who asked for it."""
+        return
+
+    async def aclose(self) -> None:
+        """The cell ends in good order, and may still be owned."""
+        return
+
 
 class CellStatus(msgspec.Struct, kw_only=True):
     """What a cell is doing, for people."""
 
     cell: str
     state: Literal["starting", "standby", "running", "waiting", "refused"] = "starting"
-    position: int = 0
+    positions: dict[str, int] = {}
+    """Stream -> sequence up to which it is taken in."""
     pending: int = 0
     """Messages not yet pulled, as of the last one pulled."""
     frames: int = 0
@@ -71,26 +99,36 @@ class CellStatus(msgspec.Struct, kw_only=True):
 
 
 class Cell:
-    """Runs one Work on one pinned consumer until cancelled."""
+    """Runs one Work on one mailbox until cancelled. `passing` is called with each of POINTS as the loop passes it."""
 
-    def __init__(self, name: str, work: Work, consumer: PinnedConsumer) -> None:
+    def __init__(
+        self, name: str, work: Work, mailbox: Mailbox, passing: Callable[[str], None] = lambda point: None
+    ) -> None:
         self._work = work
-        self._consumer = consumer
+        self._mailbox = mailbox
+        self._passing = passing
         self.status = CellStatus(cell=name)
         self._pause = FIRST_PAUSE
+        self._failures: list[float] = []
         self._down: tuple[str, float] | None = None
         """The tier that is away, and since when."""
 
     async def run(self) -> None:
-        """Run until cancelled; every failure is reported and followed by a new start, after a growing pause."""
+        """Run until cancelled; every failure is reported and followed by a new start, after a growing pause.
+
+        Raises what a bug in the work raises, when that comes too often.
+        """
         try:
             while True:
                 pause = await self._attempt()
                 await asyncio.sleep(pause)
         finally:
             # Also while all of the process is being cancelled: others shall take over at once.
-            with anyio.move_on_after(2, shield=True):
-                await self._consumer.release()
+            with anyio.move_on_after(5, shield=True):
+                if self.status.state == "running":
+                    with contextlib.suppress(TidegateError):
+                        await self._work.aclose()
+                await self._mailbox.release()
 
     async def _attempt(self) -> float:
         """Own the cell until something goes wrong; returns how many seconds to wait before the next attempt."""
@@ -118,8 +156,17 @@ class Cell:
             wait = self._next_pause()
             telemetry.emit(telemetry.CellWaiting(cell=cell, error=str(error), retry_in_seconds=wait))
             status.state, status.problem = "waiting", str(error)
+        except Exception as error:
+            now = time.monotonic()
+            self._failures = [at for at in self._failures if now - at < _FAILURES_WITHIN_SECONDS] + [now]
+            if len(self._failures) > _MOST_FAILURES:
+                raise
+            wait = self._next_pause()
+            reason = f"{type(error).__name__}: {error}"
+            telemetry.emit(telemetry.CellFailed(cell=cell, error=reason, retry_in_seconds=wait, stack=format_exc()))
+            status.state, status.problem = "waiting", reason
         # Whoever can do better may have it.
-        await self._consumer.release()
+        await self._mailbox.release()
         return wait
 
     def _next_pause(self) -> float:
@@ -129,20 +176,21 @@ class Cell:
     async def _own(self) -> None:
         """Until something goes wrong.
 
-        1. wait for the pin; 2. read the position; 3. reset the consumer to it; 4. take and decide, commit,
+        1. wait for the pin; 2. read the positions; 3. reset the inputs to them; 4. take and decide, commit, evolve,
         acknowledge, again. The next step is decided while one is committed: the one takes the processor, the other
         waits for a disk.
         """
-        work, consumer, status = self._work, self._consumer, self.status
-        await consumer.ensure()
+        work, mailbox, status = self._work, self._mailbox, self.status
+        await mailbox.ensure()
         if status.state == "starting":
             status.state = "standby"
-        await consumer.acquire(work.recover)
+        await mailbox.acquire(work.recover)
         telemetry.emit(telemetry.OwnershipGained(cell=status.cell))
-        status.position = await work.recover()
-        await consumer.reset(status.position)
+        positions = await work.recover()
+        await mailbox.reset(positions)
+        status.positions = dict(positions)
         status.state, status.problem = "running", ""
-        telemetry.emit(telemetry.CellStarted(cell=status.cell, position=status.position))
+        telemetry.emit(telemetry.CellStarted(cell=status.cell, position=shown(positions)))
         steps = self._steps()
         ahead = asyncio.ensure_future(anext(steps))
         try:
@@ -150,9 +198,12 @@ class Cell:
                 step = await ahead
                 ahead = asyncio.ensure_future(anext(steps))
                 await work.commit(step)
-                last = step.batch[-1]
-                await consumer.ack(last)
-                self._progressed(last, len(step.batch))
+                self._passing("commit")
+                await work.evolve(step)
+                self._passing("evolve")
+                await mailbox.ack(step.batch)
+                self._passing("ack")
+                self._progressed(step.batch)
         finally:
             ahead.cancel()
             with anyio.CancelScope(shield=True):
@@ -160,17 +211,26 @@ class Cell:
                 await steps.aclose()
 
     async def _steps(self) -> AsyncGenerator[Step, None]:
-        work, consumer = self._work, self._consumer
+        work = self._work
         while True:
-            batch = await consumer.take(limit=work.limit, weigh=work.weigh, linger_seconds=work.linger_seconds)
+            batch = await self._mailbox.take(
+                limit=work.limit,
+                weigh=work.weigh,
+                linger_seconds=work.linger_seconds,
+                idle_seconds=work.idle_seconds,
+            )
+            self._passing("pull")
             async with contextlib.aclosing(work.decide(batch)) as steps:
                 async for step in steps:
+                    self._passing("decide")
                     yield step
 
-    def _progressed(self, last: Delivered, frames: int) -> None:
+    def _progressed(self, batch: Sequence[Delivered]) -> None:
         status = self.status
-        status.position, status.pending = last.sequence, last.pending
-        status.frames += frames
+        for message in batch:
+            status.positions[message.stream] = message.sequence
+            status.pending = message.pending
+        status.frames += len(batch)
         self._pause = FIRST_PAUSE
         if self._down is not None:
             tier, since = self._down

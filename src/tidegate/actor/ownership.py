@@ -1,104 +1,78 @@
 """Pinned consumers: one durable pull consumer per cell, of which the server serves one client at a time.
 
-Invariant: what `take` returns is gapless and in order from the sequence given to `reset`; any doubt (a gap, a missing
-heartbeat, a reconnect, a lost pin) ends in OwnershipLostError, and the caller recovers its position and starts again.
+Invariant: any doubt about who owns it (a lost pin, a reconnect, silence) ends in OwnershipLostError, and the caller
+recovers its position and starts again.
 
 The protocol (nats-py 2.16 has no wrapper; all of it seen on nats-server 2.15.1):
 1. A pull request names the priority group; a waiting one becomes the owner when its first message comes, which carries
    `Nats-Pin-Id`. Later requests carry that id; a request with an id that is no longer the owner's gets status 423.
 2. The owner loses the pin when it sends no request for `priority_timeout`, so requests are short and repeated.
 3. `CONSUMER.RESET` moves the consumer to a sequence, restarts its own numbering at 1 and keeps the pin.
-4. A heartbeat tells the last number delivered, which shows a loss on an idle consumer too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
-import msgspec
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
+from tidegate.actor.pulling import Delivered, OwnershipLostError, PullConsumer
 from tidegate.bus import CONSUMER_NOT_FOUND, Bus
 from tidegate.errors import BusError, BusUnavailableError, TidegateError
 
-__all__ = ["Delivered", "OwnershipLostError", "PinnedConsumer"]
+__all__ = ["PinnedConsumer"]
 
 GROUP = "owner"
 
 
-class OwnershipLostError(TidegateError):
-    """This client no longer owns the consumer, or can no longer be sure that it has seen everything."""
+class PinnedConsumer(PullConsumer):
+    """One durable pinned consumer, seen from one client.
 
-
-class Delivered(NamedTuple):
-    """One message of a stream, as a consumer delivered it."""
-
-    subject: str
-    sequence: int
-    time_ms: int
-    """When the stream stored it, milliseconds since 1970."""
-    number: int
-    """Which message of the consumer's own numbering it is."""
-    pending: int
-    """Messages that the consumer had still to deliver after this one."""
-    payload: bytes
-    headers: Mapping[str, str]
-
-
-class PinnedConsumer:
-    """One durable pinned consumer, seen from one client."""
+    `nudge`: a subject of the stream, on which an empty message is published where there is none to be pinned by.
+    """
 
     def __init__(
         self,
         bus: Bus,
         stream: str,
         durable: str,
-        filter_subject: str,
+        filter_subjects: Sequence[str],
         *,
         pin_timeout_seconds: float = 3.0,
+        nudge: str = "",
         buffer_messages: int = 512,
         buffer_bytes: int = 16 * 1024 * 1024,
     ) -> None:
-        self._bus = bus
-        self._stream = stream
-        self._durable = durable
-        self._filter = filter_subject
+        super().__init__(
+            bus,
+            stream,
+            durable,
+            filter_subjects,
+            beat_seconds=pin_timeout_seconds / 3,
+            buffer_messages=buffer_messages,
+            buffer_bytes=buffer_bytes,
+        )
         self._pin_timeout = pin_timeout_seconds
-        self._beat = pin_timeout_seconds / 3
-        self._buffer_messages = buffer_messages
-        self._buffer_bytes = buffer_bytes
+        self._nudge = nudge
         self._pin = ""
-        self._buffer: deque[Delivered] = deque()
-        self._buffered_bytes = 0
-        self._expected = 1
-        self._open_requests = 0
-        """Messages that the current pull request may still bring."""
-        self._oversize = False
-        self._trouble: TidegateError | None = None
-        self._wake = asyncio.Event()
-        self._subscription: Subscription | None = None
-        self._inbox = ""
-        self._pump: asyncio.Task[None] | None = None
-        self._last_heard = 0.0
+        self._claim = ""
+        """The pin that the next request claims to have."""
 
     async def ensure(self) -> None:
         """Create the consumer unless it is there. Its position is only a hint: `reset` decides."""
         try:
-            await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")
+            await self._info()
         except BusError as error:
             if error.code != CONSUMER_NOT_FOUND:
                 raise
             config = {
-                "durable_name": self._durable,
+                "durable_name": self._name,
                 "ack_policy": "all",
                 "deliver_policy": "all",
-                "filter_subject": self._filter,
+                "filter_subjects": self._filters,
                 # Never redeliver by itself: whoever takes over resets the consumer to its own position.
                 "ack_wait": 24 * 3600 * 10**9,
                 "max_ack_pending": -1,
@@ -107,8 +81,7 @@ class PinnedConsumer:
                 "priority_timeout": int(self._pin_timeout * 1e9),
             }
             await self._bus.api(
-                f"CONSUMER.DURABLE.CREATE.{self._stream}.{self._durable}",
-                {"stream_name": self._stream, "config": config},
+                f"CONSUMER.DURABLE.CREATE.{self.stream}.{self._name}", {"stream_name": self.stream, "config": config}
             )
 
     async def acquire(self, position: Callable[[], Awaitable[int]]) -> None:
@@ -118,17 +91,18 @@ class PinnedConsumer:
         """
         await self._stop_pump()
         await self._fresh_inbox(self._on_acquiring)
-        self._trouble = None
+        self.trouble = None
         owned = self._pin  # after a reconnect the pin may still be ours
         self._pin = ""
         while True:
             await self._revive(position, owned)
-            self._wake.clear()
+            self.wake.clear()
             self._open_requests = 1
-            await self._request(batch=1, expires_seconds=self._beat, pin=owned)
+            self._claim = owned
+            await self._request(batch=1, expires_seconds=self._beat)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._beat * 3):
-                    await self._wake.wait()
+                    await self.wake.wait()
             trouble = self._take_trouble()
             if isinstance(trouble, OwnershipLostError):
                 owned = ""
@@ -137,210 +111,79 @@ class PinnedConsumer:
             elif self._pin:
                 return
 
+    def _take_trouble(self) -> TidegateError | None:
+        trouble, self.trouble = self.trouble, None
+        return trouble
+
     async def _revive(self, position: Callable[[], Awaitable[int]], owned: str) -> None:
         """Have delivered again what the last owner got and never committed.
 
         The server counts it as delivered, so without new messages nobody would be pinned, and it would lie there.
         """
-        info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")
+        info = await self._info()
         if _pin_in(info) in ("", owned) and info["num_pending"] == 0:
             after = await position()
             if after < info["delivered"]["stream_seq"]:
-                await self._bus.api(f"CONSUMER.RESET.{self._stream}.{self._durable}", {"seq": after + 1})
-
-    def _take_trouble(self) -> TidegateError | None:
-        trouble, self._trouble = self._trouble, None
-        return trouble
-
-    async def reset(self, after: int) -> None:
-        """Deliver from the first message after sequence `after`. Raises OwnershipLostError if the pin has gone."""
-        await self._stop_pump()
-        # A new inbox: what older requests still bring goes nowhere.
-        await self._fresh_inbox(self._on_delivery)
-        self._buffer.clear()
-        self._buffered_bytes = 0
-        self._expected = 1
-        self._open_requests = 0
-        self._trouble = None
-        self._wake.clear()
-        if await self._pinned() != self._pin:
-            self._pin = ""
-            raise OwnershipLostError(f"{self._durable}: another client owns it now")
-        await self._bus.api(f"CONSUMER.RESET.{self._stream}.{self._durable}", {"seq": after + 1})
-        self._last_heard = time.monotonic()
-        self._pump = asyncio.create_task(self._keep_pulling(), name=f"pull {self._durable}")
-
-    async def take(
-        self, *, limit: int, weigh: Callable[[Delivered], int], linger_seconds: float = 0.0
-    ) -> list[Delivered]:
-        """The next messages: at least one, until their weights reach `limit` or the first has waited `linger_seconds`.
-
-        Raises OwnershipLostError or BusUnavailableError.
-        """
-        batch: list[Delivered] = []
-        weight = 0
-        deadline = 0.0
-        while True:
-            while self._buffer and weight < limit:
-                one = self._buffer.popleft()
-                self._buffered_bytes -= len(one.payload)
-                weight += weigh(one)
-                batch.append(one)
-                if not deadline:
-                    deadline = time.monotonic() + linger_seconds
-            if self._trouble is not None:
-                raise self._trouble
-            if batch and (weight >= limit or time.monotonic() >= deadline):
-                return batch
-            self._wake.clear()
-            timeout = deadline - time.monotonic() if batch else None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._wake.wait()
+                await self._bus.api(f"CONSUMER.RESET.{self.stream}.{self._name}", {"seq": after + 1})
+            elif self._nudge:
+                # Several may do so at the same moment: one message is enough.
+                await self._bus.publish(self._nudge, b"", {"Nats-Msg-Id": f"nudge {self._name} {after}"})
 
     async def ack(self, last: Delivered) -> None:
         """Tell the server that everything up to `last` is committed; it shows in `nats consumer info`."""
         place = f"{last.sequence}.{last.number}.{last.time_ms * 1_000_000}"
-        subject = f"$JS.ACK.{self._stream}.{self._durable}.1.{place}.0"
-        await self._bus.send(subject, b"+ACK")
+        await self._bus.send(f"$JS.ACK.{self.stream}.{self._name}.1.{place}.0", b"+ACK")
 
     async def release(self) -> None:
         """Stop pulling and let another client be pinned at once."""
         await self._stop_pump()
-        if self._subscription is not None:
-            await self._bus.unsubscribe(self._subscription)
-            self._subscription = None
+        await self._drop_inbox()
         if self._pin:
             pin, self._pin = self._pin, ""
             with contextlib.suppress(BusError, BusUnavailableError):
                 # Whoever owns the consumer meanwhile shall keep it.
                 if await self._pinned() == pin:
-                    await self._bus.api(f"CONSUMER.UNPIN.{self._stream}.{self._durable}", {"group": GROUP})
+                    await self._bus.api(f"CONSUMER.UNPIN.{self.stream}.{self._name}", {"group": GROUP})
+
+    async def _place(self, after: int) -> None:
+        """Raises OwnershipLostError if the pin has gone."""
+        self._claim = self._pin
+        if await self._pinned() != self._pin:
+            self._pin = ""
+            raise OwnershipLostError(f"{self._name}: another client owns it now")
+        await self._bus.api(f"CONSUMER.RESET.{self.stream}.{self._name}", {"seq": after + 1})
+
+    def _body(self) -> dict[str, Any]:
+        return {"group": GROUP, "id": self._claim} if self._claim else {"group": GROUP}
+
+    async def _info(self) -> dict[str, Any]:
+        return await self._bus.api(f"CONSUMER.INFO.{self.stream}.{self._name}")
 
     async def _pinned(self) -> str:
-        return _pin_in(await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._durable}"))
-
-    # -- pulling ------------------------------------------------------------------------------------------------
-
-    async def _fresh_inbox(self, call: Callable[[Msg], Any]) -> None:
-        if self._subscription is not None:
-            await self._bus.unsubscribe(self._subscription)
-        self._inbox = self._bus.new_inbox()
-        self._subscription = await self._bus.subscribe(self._inbox, call)
-
-    async def _request(self, *, batch: int, expires_seconds: float, pin: str, no_wait: bool = False) -> None:
-        body: dict[str, Any] = {"batch": batch, "group": GROUP}
-        if pin:
-            body["id"] = pin
-        if no_wait:
-            body["no_wait"] = True
-        else:
-            body["expires"] = int(expires_seconds * 1e9)
-            body["idle_heartbeat"] = int(expires_seconds * 1e9 / 2)
-        if batch > 1 and not self._oversize:
-            body["max_bytes"] = self._buffer_bytes
-        await self._bus.send(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}", msgspec.json.encode(body), self._inbox
-        )
-
-    async def _keep_pulling(self) -> None:
-        undo = self._bus.on_reconnect(
-            lambda: self._fail(OwnershipLostError(f"{self._durable}: messages may have been lost in a reconnect"))
-        )
-        last_request = 0.0
-        try:
-            while self._trouble is None:
-                now = time.monotonic()
-                room = self._buffer_messages - len(self._buffer)
-                if self._open_requests <= 0 and room > 0 and self._buffered_bytes < self._buffer_bytes:
-                    batch = 1 if self._oversize else room
-                    self._open_requests = batch
-                    await self._request(batch=batch, expires_seconds=self._beat, pin=self._pin)
-                    self._oversize = False
-                    last_request = now
-                elif self._open_requests <= 0 and now - last_request >= self._beat:
-                    # The buffer is full, but silence would cost the pin.
-                    self._open_requests = 1
-                    await self._request(batch=1, expires_seconds=self._beat, pin=self._pin, no_wait=True)
-                    last_request = now
-                elif self._open_requests > 0 and now - max(self._last_heard, last_request) > self._beat * 4:
-                    raise OwnershipLostError(f"{self._durable}: the server has gone silent")
-                await asyncio.sleep(0.005 if self._open_requests <= 0 else self._beat / 20)
-        except TidegateError as error:
-            self._fail(error)
-        finally:
-            undo()
-
-    async def _stop_pump(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._pump
-            self._pump = None
-
-    def _fail(self, error: TidegateError) -> None:
-        if self._trouble is None:
-            self._trouble = error
-        self._wake.set()
+        return _pin_in(await self._info())
 
     async def _on_acquiring(self, message: Msg) -> None:
         headers = message.headers or {}
         if pin := headers.get("Nats-Pin-Id"):
             self._pin = pin
-            self._wake.set()
+            self.wake.set()
             return
         match headers.get("Status"):
             case "100":
                 return
             case "423":
-                self._fail(OwnershipLostError(f"{self._durable}: not the owner"))
+                self._fail(OwnershipLostError(f"{self._name}: not the owner"))
             case "404" | "408":
-                self._wake.set()
+                self.wake.set()
             case status:
-                self._fail(BusUnavailableError(f"{self._durable}: {status} {headers.get('Description', '')}"))
+                self._fail(BusUnavailableError(f"{self._name}: {status} {headers.get('Description', '')}"))
 
-    async def _on_delivery(self, message: Msg) -> None:
-        self._last_heard = time.monotonic()
-        if message.reply.startswith("$JS.ACK."):
-            # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time ns>.<pending>, or with
-            # <domain>.<account> before the stream: counted from the right.
-            sequence, number, stored_ns, pending = map(int, message.reply.split(".")[-4:])
-            if number != self._expected:
-                self._fail(OwnershipLostError(f"{self._durable}: message {self._expected} is missing"))
-                return
-            self._expected += 1
-            self._open_requests -= 1
-            self._buffered_bytes += len(message.data)
-            self._buffer.append(
-                Delivered(
-                    message.subject,
-                    sequence,
-                    stored_ns // 1_000_000,
-                    number,
-                    pending,
-                    message.data,
-                    message.headers or {},
-                )
-            )
-            self._wake.set()
-            return
-        headers = message.headers or {}
-        match headers.get("Status"):
-            case "100":
-                if int(headers.get("Nats-Last-Consumer", 0)) >= self._expected:
-                    self._fail(OwnershipLostError(f"{self._durable}: message {self._expected} is missing"))
-            case "404" | "408":
-                self._open_requests = 0
-            case "409" if headers.get("Description") == "Batch Completed":
-                pass  # said of each full batch with a bound in bytes; its messages have been counted
-            case "409" if "MaxBytes" in headers.get("Description", ""):
-                self._oversize = True  # fetch that one by itself
-                self._open_requests = 0
-            case "423":
-                self._pin = ""
-                self._fail(OwnershipLostError(f"{self._durable}: another client owns it now"))
-            case status:
-                self._fail(BusUnavailableError(f"{self._durable}: {status} {headers.get('Description', '')}"))
+    def _on_status(self, headers: Mapping[str, str]) -> None:
+        if headers.get("Status") == "423":
+            self._pin = ""
+            self._fail(OwnershipLostError(f"{self._name}: another client owns it now"))
+        else:
+            super()._on_status(headers)
 
 
 def _pin_in(info: dict[str, Any]) -> str:

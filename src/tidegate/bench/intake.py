@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from tidegate import subject
 from tidegate.actor.cell import Cell, Step
-from tidegate.actor.ownership import Delivered, PinnedConsumer
+from tidegate.actor.mailbox import Mailbox
+from tidegate.actor.ownership import PinnedConsumer
+from tidegate.actor.pulling import Delivered
 from tidegate.app import declarations
 from tidegate.bench.feed import Feeder, Job
 from tidegate.bench.material import Commit, commits
@@ -97,12 +99,12 @@ async def _intake(
             bus,
             subject.INGEST,
             f"intake-{partition}",
-            f"ingest.*.{partition}",
+            [f"ingest.*.{partition}"],
             pin_timeout_seconds=settings.intake.pin_timeout_seconds,
         )
         work = _Timed(bus, log, pipeline, partition, settings)
         work.watch = watch
-        cells.append(Cell(f"{KIND}.{partition}", work, consumer))
+        cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
     tasks = [asyncio.create_task(cell.run()) for cell in cells]
     try:
         yield cells

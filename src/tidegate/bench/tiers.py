@@ -14,7 +14,9 @@ from typing import Any
 
 from tidegate import subject
 from tidegate.actor.cell import Cell, Step
-from tidegate.actor.ownership import Delivered, PinnedConsumer
+from tidegate.actor.mailbox import Mailbox, Positions
+from tidegate.actor.ownership import PinnedConsumer
+from tidegate.actor.pulling import Delivered
 from tidegate.app import batching, declarations, read_models
 from tidegate.bench.material import commits
 from tidegate.bench.report import Report, balanced, made, rounds
@@ -48,10 +50,10 @@ class _Timed(ProjectionWork):
         # The last frame closes its batch: with nothing more to come, waiting for more would measure the waiting.
         return self.limit if message.pending == 0 else super().weigh(message)
 
-    async def recover(self) -> int:
-        sequence = await super().recover()
+    async def recover(self) -> Positions:
+        positions = await super().recover()
         self.began, self.latencies = time.monotonic(), []
-        return sequence
+        return positions
 
     async def commit(self, step: Step) -> None:
         await super().commit(step)
@@ -163,9 +165,9 @@ async def _run(
     for cell, subjects in cells_of(model, log.shards).items():
         work = _Timed(log, model, cell, limit=limit, linger_seconds=linger)
         # A consumer of its own for each run: one that has seen the log's end waits for something new before it begins.
-        consumer = PinnedConsumer(bus, subject.LOG, f"{model.name}-{cell}-{uuid.uuid4().hex[:8]}", subjects)
+        consumer = PinnedConsumer(bus, subject.LOG, f"{model.name}-{cell}-{uuid.uuid4().hex[:8]}", [subjects])
         works.append(work)
-        cells.append(Cell(f"{model.name}.{cell}", work, consumer))
+        cells.append(Cell(f"{model.name}.{cell}", work, Mailbox(consumer)))
     tasks = [asyncio.create_task(cell.run()) for cell in cells]
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

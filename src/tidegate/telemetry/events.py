@@ -14,6 +14,7 @@ __all__ = [
     "BusConnected",
     "BusDisconnected",
     "BusReconnected",
+    "CellFailed",
     "CellFenced",
     "CellStarted",
     "CellStopped",
@@ -185,6 +186,19 @@ class CellFenced(Event, frozen=True, kw_only=True):
     metrics = (counter("cell_fences", "Commits refused by the fence", labels=("cell",)),)
     cell: str
     reason: str
+
+
+class CellFailed(Event, frozen=True, kw_only=True):
+    """An error that nobody expected: the cell starts afresh, and ends the process if that happens too often."""
+
+    tag = "cell.failed"
+    text = "cell failed"
+    level = "error"
+    metrics = (counter("cell_errors", "Unexpected errors in the cell", labels=("cell",)),)
+    cell: str
+    error: str
+    retry_in_seconds: float
+    stack: str
 
 
 class CellWaiting(Event, frozen=True, kw_only=True):

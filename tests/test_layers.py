@@ -21,11 +21,13 @@ LAYERS = """
     query
     tiers
     projector intake
+    testing
     pipeline
+    entities
     actor
     publisher streams deadletters schema
     log
-    reader projection
+    reader projection head
     bus
     frame
     generator

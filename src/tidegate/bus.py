@@ -138,15 +138,19 @@ class Bus:
         """One request, one answer. Raises BusUnavailableError when none comes, at once when the connection is lost."""
         return await self._answer(await self._ask(Outgoing(subject, payload, {})), subject, timeout_seconds)
 
-    async def _ask(self, message: Outgoing) -> asyncio.Future[Msg]:
-        """Send with a reply subject of its own; the future gets the answer, or BusUnavailableError."""
-        if not self.connected:
-            raise BusUnavailableError(f"not connected to NATS; {message.subject} was not sent")
+    def expect(self) -> tuple[str, asyncio.Future[Msg]]:
+        """A subject of its own, and a future that gets what comes there, or BusUnavailableError."""
         self._tokens += 1
         token = f"{self._inbox}.{self._tokens}"
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[token] = future
         future.add_done_callback(lambda _: self._waiting.pop(token, None))
+        return token, future
+
+    async def _ask(self, message: Outgoing) -> asyncio.Future[Msg]:
+        if not self.connected:
+            raise BusUnavailableError(f"not connected to NATS; {message.subject} was not sent")
+        token, future = self.expect()
         try:
             await self._client.publish(message.subject, message.payload, reply=token, headers=message.headers or None)
         except (NatsError, OSError) as error:
@@ -279,11 +283,11 @@ class Bus:
     def new_inbox(self) -> str:
         return self._client.new_inbox()
 
-    async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        """A plain subscription; `call` gets each message."""
+    async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]], queue: str = "") -> Subscription:
+        """A plain subscription; `call` gets each message. Of those that name the same `queue`, one gets it."""
         if not self.connected:
             raise BusUnavailableError("not connected to NATS")
-        return await self._client.subscribe(subject, cb=call)
+        return await self._client.subscribe(subject, queue=queue, cb=call)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; fine when the connection is away."""

@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.js.errors import BucketNotFoundError, DigestMismatchError, NotFoundError
 
 from tidegate.errors import BusError, BusUnavailableError
 
@@ -298,6 +299,28 @@ class Bus:
         future = self._waiting.get(message.subject)
         if future is not None and not future.done():
             future.set_result(message)
+
+    # -- objects ------------------------------------------------------------------------------------------------
+
+    async def put_object(self, bucket: str, name: str, data: bytes) -> None:
+        """Store `data` under `name` in an object store, in place of what is there. Makes the bucket."""
+        try:
+            store = await self._client.jetstream(timeout=self.timeout_seconds).create_object_store(bucket)
+            await store.put(name, data)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BusUnavailableError(f"storing {name} in {bucket}: {error or type(error).__name__}") from error
+
+    async def get_object(self, bucket: str, name: str) -> bytes | None:
+        """What is stored under `name`; None when nothing is. Raises BusError for a damaged object."""
+        try:
+            store = await self._client.jetstream(timeout=self.timeout_seconds).object_store(bucket)
+            return (await store.get(name)).data
+        except (BucketNotFoundError, NotFoundError):
+            return None
+        except DigestMismatchError as error:
+            raise BusError(f"reading {name} in {bucket}", 0, "the object is damaged") from error
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BusUnavailableError(f"reading {name} in {bucket}: {error or type(error).__name__}") from error
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ from msgspec import Struct
 from tidegate.bus import Stored
 from tidegate.errors import CommandRefusedError, PositionError
 
-__all__ = ["Change", "Codec", "Command", "Context", "Entity", "Reaction"]
+__all__ = ["NO_COMMAND", "Change", "Codec", "Command", "Context", "Entity", "Reaction"]
+
+NO_COMMAND = msgspec.Raw(b"null")
 
 S = TypeVar("S")
 C = TypeVar("C")
@@ -30,6 +32,8 @@ class Context(Struct, frozen=True, kw_only=True):
     """Changes that the entity has been through."""
     time_ms: int
     """When the log stored the input, milliseconds since 1970: the only clock there is. For `on_time`, event time."""
+    watermark_ms: int = 0
+    """How far event time had come before the input."""
     cause: str
     """Names the input, and no other: what new ids can be made from."""
 
@@ -99,7 +103,8 @@ class Change(Struct, frozen=True, omit_defaults=True):
     version: int
     """After it; the first change makes version 1."""
     time_ms: int
-    events: list[Any]
+    events: Any
+    """List of the kind's events, each with its tag in `type`."""
     command: str = ""
     """Id of the command, where it came with one."""
 
@@ -109,7 +114,7 @@ class Command(Struct, frozen=True, omit_defaults=True):
 
     id: str
     """Of the entity."""
-    command: msgspec.Raw = msgspec.Raw(b"null")
+    command: msgspec.Raw = NO_COMMAND
     """One of the kind's commands, with its tag in `type`; null asks for the state only."""
     command_id: str = ""
     """A repeated command with the same id is answered like the first, and does nothing. The last 10,000 are known."""

@@ -379,10 +379,13 @@ class EntityWork(Work):
         """Changes and the progress record, in one atomic batch; nothing at all where nothing has happened."""
         decided: _Decided = step.decided
         if not step.batch and not decided.lines:
+            self._undo.popleft()
             return
         messages = change_messages(self._name, self._shard, decided.lines)
         self._expected = await self._log.append(self._name, self._shard, messages, decided.progress, self._expected)
         self._progress, self._folded = decided.progress, self._expected
+        self._undo.popleft()
+        self._unsaved += len(decided.lines)
         telemetry.emit(
             telemetry.EntitiesChanged(
                 cell=self._cell,
@@ -397,12 +400,10 @@ class EntityWork(Work):
 
     async def evolve(self, step: Step) -> None:
         """What was decided is the state now: answer, and store it once in a while."""
-        self._undo.popleft()
         decided: _Decided = step.decided
         for reply, found in decided.replies:
             lines = [msgspec.json.encode(msgspec.structs.replace(one, sequence=self._expected)) for one in found]
             await self._bus.send(reply, b"\n".join(lines))
-        self._unsaved += len(decided.lines)
         if self._unsaved >= self._entity.snapshot_every and (self._saving is None or self._saving.done()):
             self._saving = asyncio.create_task(self._save(), name=f"snapshot {self._cell}")
 

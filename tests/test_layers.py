@@ -21,7 +21,7 @@ LAYERS = """
     query
     tiers
     projector intake
-    testing
+    memory testing
     pipeline
     entities
     actor

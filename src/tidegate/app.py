@@ -21,8 +21,12 @@ from litestar.types import ControllerRouterHandler
 
 from tidegate import resources, streams, subject, telemetry
 from tidegate.actor.cell import Cell
+from tidegate.actor.entity import Entity
+from tidegate.actor.host import EntityWork
 from tidegate.actor.mailbox import Mailbox, shown
 from tidegate.actor.ownership import PinnedConsumer
+from tidegate.actor.pulling import PullConsumer
+from tidegate.actor.system import forwarding
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
 from tidegate.edges.http import application, serving
@@ -106,6 +110,27 @@ def batching(settings: Settings, tier: str) -> tuple[int, float]:
             return settings.lake.commit_rows, settings.lake.commit_seconds
 
 
+def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
+    """The kinds of entities that the process `entities` hosts."""
+    from tidegate.entities.alert import Alerts
+    from tidegate.entities.correlation import Correlations
+    from tidegate.entities.window import Windows, window_definitions
+
+    return [Correlations(), Alerts(), Windows(window_definitions(settings.windows))]
+
+
+def entity_inputs(bus: Bus, entity: Entity[Any, Any, Any], shard: int, pin_timeout_seconds: float) -> Mailbox:
+    """Commands first, then the log as far as the kind follows it."""
+    commands = subject.command(entity.kind, shard)
+    name = f"{entity.kind}-{shard}"
+    pinned = PinnedConsumer(
+        bus, subject.COMMAND, name, [commands], pin_timeout_seconds=pin_timeout_seconds, nudge=commands
+    )
+    if not (followed := subject.followed(entity.follows, "*" if entity.all_shards else shard)):
+        return Mailbox(pinned)
+    return Mailbox(pinned, PullConsumer(bus, subject.LOG, name, followed, beat_seconds=pin_timeout_seconds / 3))
+
+
 class Process:
     """One of Tidegate's own processes."""
 
@@ -183,6 +208,7 @@ class Process:
         ports = {
             "event-streaming": self.settings.http.event_streaming_port,
             "transformation-pipeline": self.settings.http.transformation_pipeline_port,
+            "entities": self.settings.http.entities_port,
             "storage-manager": self.settings.http.storage_manager_port,
         }
         serve, stop = serving(app, self.settings.http.host, ports[self.name])
@@ -256,6 +282,11 @@ class Process:
             if pipeline is not None:
                 for partition in range(self.declared.partitions):
                     self._add_intake(bus, log, pipeline, partition)
+            if self.name == "entities":
+                kinds = entity_kinds(settings)
+                for entity in kinds:
+                    self._add_entities(bus, log, entity)
+                await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
             for model in self.models.values():
                 stack.push_async_callback(model.aclose)
                 self._add_projections(bus, log, model)
@@ -280,6 +311,12 @@ class Process:
         )
         work = IntakeWork(bus, log, pipeline, partition, self.settings)
         self.cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
+
+    def _add_entities(self, bus: Bus, log: Log, entity: Entity[Any, Any, Any]) -> None:
+        for shard in range(self.declared.shards):
+            work = EntityWork(bus, log, entity, shard)
+            inputs = entity_inputs(bus, entity, shard, self.settings.intake.pin_timeout_seconds)
+            self.cells.append(Cell(f"{entity.kind}.{shard}", work, inputs))
 
     def _add_projections(self, bus: Bus, log: Log, model: ReadModel) -> None:
         limit, linger = batching(self.settings, model.name)

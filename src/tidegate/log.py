@@ -7,8 +7,8 @@ expects the sequence of the one before it. A second writer therefore stores noth
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,13 +19,23 @@ from tidegate.event import DeadLetterFact
 from tidegate.projection import Position, Recorded, Tally
 from tidegate.reader import read
 
-__all__ = ["Log", "Progress", "change_messages", "check_position", "dead_messages", "event_messages", "recorded"]
+__all__ = [
+    "Log",
+    "Progress",
+    "change_messages",
+    "check_position",
+    "dead_messages",
+    "event_messages",
+    "lines_of",
+    "recorded",
+]
 
 _CHUNK_BYTES = 6 * 1024 * 1024
 """Uncompressed bytes per message at most: below the server's 8 MB even where nothing can be compressed."""
 
 
 P = TypeVar("P", bound=msgspec.Struct)
+Reader = Callable[[Any, str, str, int, int], AsyncGenerator[Stored, None]]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +104,11 @@ def change_messages(kind: str, shard: int, lines: Sequence[bytes]) -> list[Outgo
     return _sealed(subject.entity(kind, shard), "change.v1", lines, "", "") if lines else []
 
 
+def lines_of(message: Stored) -> list[bytes]:
+    """The records of a frame of the log, each as JSON."""
+    return frame.inflate(message.payload, "zstd", 2**31).split(b"\n")[:-1]
+
+
 def recorded(message: Stored) -> Recorded:
     """An event frame as projections take it."""
     return Recorded(
@@ -110,9 +125,10 @@ def recorded(message: Stored) -> Recorded:
 class Log:
     """The stream LOG, through a bus."""
 
-    def __init__(self, bus: Bus, shards: int) -> None:
+    def __init__(self, bus: Bus, shards: int, read: Reader = read) -> None:
         self._bus = bus
         self.shards = shards
+        self._read = read
 
     async def state(self) -> StreamState:
         return await self._bus.stream(subject.LOG)
@@ -162,7 +178,7 @@ class Log:
         """All messages on `subjects` from `first` to `last` (default: the end as of now), in order."""
         if last is None:
             last = (await self.state()).last_sequence
-        async with contextlib.aclosing(read(self._bus, subject.LOG, subjects, first, last)) as messages:
+        async with contextlib.aclosing(self._read(self._bus, subject.LOG, subjects, first, last)) as messages:
             async for message in messages:
                 yield message
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +29,7 @@ __all__ = [
     "dead",
     "entity",
     "event",
+    "followed",
     "ingest",
     "load_declarations",
     "shard_from",
@@ -66,6 +68,11 @@ def dead(shard: int | Literal["*"]) -> str:
 def entity(kind: str, shard: int | Literal["*"]) -> str:
     """`log.<kind>.<shard>`: the changes of the entities of one kind."""
     return f"log.{kind}.{shard}"
+
+
+def followed(kinds: Sequence[str], shard: int | Literal["*"]) -> list[str]:
+    """The subjects of these kinds in the log, in one shard or in all."""
+    return [entity(kind, shard) for kind in kinds]
 
 
 def command(kind: str, shard: int) -> str:

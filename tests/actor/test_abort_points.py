@@ -56,6 +56,7 @@ class Doomed(Mailbox):
         if not self.crashed:
             await super().release()
         for one in self._inputs:
+            assert isinstance(one, PullConsumer)
             await one._stop_pump()
 
 

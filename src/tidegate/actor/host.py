@@ -25,7 +25,7 @@ from tidegate.actor.pulling import Delivered
 from tidegate.actor.snapshots import Objects, Snapshots
 from tidegate.bus import Stored, StreamState
 from tidegate.errors import CommandRefusedError, FrameError, TidegateError
-from tidegate.log import Log, change_messages, check_position
+from tidegate.log import Log, change_messages, check_position, lines_of
 
 __all__ = ["REPLY", "Answer", "Bus", "EntityProgress", "EntityWork", "Refusal", "answers"]
 
@@ -189,7 +189,7 @@ class EntityWork(Work):
         changes = self._log.read(subject.entity(self._name, self._shard), self._folded + 1, self._expected)
         async with contextlib.aclosing(changes):
             async for message in changes:
-                for line in frame.inflate(message.payload, "zstd", 2**31).split(b"\n")[:-1]:
+                for line in lines_of(message):
                     change = self._codec.change(line)
                     self._apply(change.id, change.version, change.events)
                     if change.command:

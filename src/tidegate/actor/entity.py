@@ -32,6 +32,8 @@ class Context(Struct, frozen=True, kw_only=True):
     """When the log stored the input, milliseconds since 1970: the only clock there is. For `on_time`, event time."""
     cause: str
     """Names the input, and no other: what new ids can be made from."""
+    watermark_ms: int = 0
+    """The event time that had been reached before the input came."""
 
 
 class Reaction(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import heapq
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -131,7 +130,7 @@ class Distinct(Struct, frozen=True, tag="distinct", gc=False):
 
     def beyond(self, known: Distinct) -> Distinct:
         """What merging this into `known` would add to it."""
-        kept = [one for one in _split(self.hashes) if _inserted(known.hashes, one) is not known.hashes]
+        kept = [one for one in _split(self.hashes) if _adds(known.hashes, one)]
         return self if len(kept) * _HASH_BYTES == len(self.hashes) else Distinct(b"".join(kept))
 
     def result(self) -> int:
@@ -247,24 +246,28 @@ def _least(hashes: set[bytes]) -> bytes:
     return b"".join(sorted(hashes)[:_HASHES])
 
 
-class _Hashes(Sequence[bytes]):
-    """To be searched without taking it apart."""
+def _among(hashes: bytes, one: bytes) -> bool:
+    at = hashes.find(one)
+    while at % _HASH_BYTES and at > 0:
+        at = hashes.find(one, at + 1)
+    return at >= 0
 
-    def __init__(self, hashes: bytes) -> None:
-        self._hashes = hashes
 
-    def __len__(self) -> int:
-        return len(self._hashes) // _HASH_BYTES
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._hashes[index * _HASH_BYTES : (index + 1) * _HASH_BYTES]
+def _adds(hashes: bytes, one: bytes) -> bool:
+    """Whether `one` is among the least of them all, and not there yet."""
+    return not (len(hashes) == _FULL and one >= hashes[-_HASH_BYTES:]) and not _among(hashes, one)
 
 
 def _inserted(hashes: bytes, one: bytes) -> bytes:
-    """With `one` in its place; the same object where nothing changes."""
-    if len(hashes) == _FULL and one >= hashes[-_HASH_BYTES:]:
+    """With `one` in its place."""
+    if not _adds(hashes, one):
         return hashes
-    at = bisect_left(_Hashes(hashes), one) * _HASH_BYTES
-    if hashes[at : at + _HASH_BYTES] == one:
-        return hashes
+    low, high = 0, len(hashes) // _HASH_BYTES
+    while low < high:
+        middle = (low + high) // 2
+        if hashes[middle * _HASH_BYTES : (middle + 1) * _HASH_BYTES] < one:
+            low = middle + 1
+        else:
+            high = middle
+    at = low * _HASH_BYTES
     return (hashes[:at] + one + hashes[at:])[:_FULL]

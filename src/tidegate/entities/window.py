@@ -10,6 +10,8 @@ event for `gap_ms`. A window closes when event time reaches its end plus `latene
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -25,12 +27,14 @@ from tidegate.entities.fields import Fields, check_path
 from tidegate.entities.sketches import Part
 from tidegate.errors import CommandRefusedError, ConfigError
 from tidegate.log import recorded
+from tidegate.projection import Recorded
 
 __all__ = ["Aggregate", "Closed", "Counted", "Late", "Observe", "Pane", "WindowDefinition", "WindowState", "Windows"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_SLIDES = 1440
 _MAX_KEY_FIELDS = 8
+_PLAIN = frozenset((str, int, bool))
 
 Scalar = str | int | float | bool
 Milliseconds = Annotated[int, Meta(ge=0, le=400 * 86_400_000)]
@@ -225,6 +229,9 @@ class Windows(Entity[WindowState, Observe, Counted | Closed | Late]):
         paths = {path for one in self._definitions.values() for path in (*one.group_by, *one.where, *one.fields)}
         self._fields = Fields(paths)
         self._selectors = [_Selector(one) for one in self._definitions.values()]
+        self._plans = {one.name: _Plan(one) for one in self._definitions.values()}
+        # Where one process has the cells of several shards, each of them gets the same frames at about the same time.
+        self._grouped = functools.lru_cache(16)(self._group)
 
     def initial(self, entity_id: str) -> WindowState:
         return WindowState(entity_id.partition("/")[0])
@@ -232,20 +239,25 @@ class Windows(Entity[WindowState, Observe, Counted | Closed | Late]):
     def react(self, message: Stored, shard: int, shards: int) -> Reaction:
         if not self._selectors:
             return Reaction(commands=())
-        frame = recorded(message)
+        time_ms, commands = self._grouped(recorded(message), shards)
+        return Reaction(commands=commands[shard], time_ms=time_ms)
+
+    def _group(self, frame: Recorded, shards: int) -> tuple[int, list[list[tuple[str, Observe]]]]:
+        """The time of the frame's last event, and for each shard what its entities have to decide on."""
         events = self._fields.read(frame.lines(), frame.time_ms)
-        commands: list[tuple[str, Any]] = []
+        commands: list[list[tuple[str, Observe]]] = [[] for _ in range(shards)]
         for selector in self._selectors:
-            commands += selector.commands(events, shard, shards)
-        return Reaction(commands=commands, time_ms=max((event.f_time for event in events), default=0))
+            for entity_id, command in selector.commands(events):
+                commands[subject.shard_of(entity_id, shards)].append((entity_id, command))
+        return max((event.f_time for event in events), default=0), commands
 
     def decide(self, state: WindowState, command: Observe, context: Context) -> Sequence[Counted | Closed | Late]:
         definition = self._definitions.get(context.id.partition("/")[0])
         if definition is None:
             raise CommandRefusedError("unknown_definition", f"no window is defined for {context.id!r}")
-        width = 1 + len(definition.fields)
-        if any(len(row) != width or type(row[0]) is not int for row in command.rows):
-            raise CommandRefusedError("invalid", f"a row has a time and {width - 1} values")
+        plan, rows = self._plans[definition.name], command.rows
+        if not ({len(row) for row in rows} <= {plan.width} and {type(row[0]) for row in rows} <= {int}):
+            raise CommandRefusedError("invalid", f"a row has a time and {plan.width - 1} values")
         closed_ms = context.watermark_ms - definition.lateness_ms
         # The host may take frames together, and let event time go on only after them.
         overdue = self._closings(state, context.id, context.watermark_ms)
@@ -254,10 +266,10 @@ class Windows(Entity[WindowState, Observe, Counted | Closed | Late]):
             known = self.evolve(known or state, event)
         open_panes = known.panes if known else []
         if definition.kind == "session":
-            panes, late = _sessions(definition, open_panes, command.rows, closed_ms)
+            panes, late = _sessions(definition, plan, open_panes, rows, closed_ms)
             partly: list[int] = []
         else:
-            panes, late, partly = _slides(definition, open_panes, command.rows, closed_ms)
+            panes, late, partly = _slides(definition, plan, open_panes, rows, closed_ms)
         events: list[Counted | Closed | Late] = [*overdue]
         if panes:
             events.append(Counted(panes, closed_ms))
@@ -292,6 +304,9 @@ class Windows(Entity[WindowState, Observe, Counted | Closed | Late]):
 
     def _closings(self, state: WindowState, entity_id: str, time_ms: int) -> list[Closed]:
         """The windows that close now that event time has reached `time_ms`, in the order of their ends."""
+        due = self.due_ms(state)
+        if due is None or due > time_ms:
+            return []
         name, _, key = entity_id.partition("/")
         definition = self._definitions.get(name)
         panes, closed_ms = state.panes, state.closed_ms
@@ -314,6 +329,32 @@ class Windows(Entity[WindowState, Observe, Counted | Closed | Late]):
         return found
 
 
+class _Plan:
+    """What a definition computes, made ready."""
+
+    def __init__(self, definition: WindowDefinition) -> None:
+        columns = {path: at for at, path in enumerate(definition.fields)}
+        self.width = 1 + len(columns)
+        self._columns = range(1, self.width)
+        self._parts = [
+            (one.label, columns[one.field] if one.field else -1, _maker(one), one.function == "distinct")
+            for one in definition.aggregates
+        ]
+
+    def pane(self, start_ms: int, last_ms: int, until_ms: int, rows: list[list[Any]], open_panes: list[Pane]) -> Pane:
+        """What `rows` add to the pane; hashes that are known there already are left out."""
+        columns = [_column(rows, at) for at in self._columns]
+        parts: dict[str, Part] = {}
+        for label, at, make, is_distinct in self._parts:
+            part = make(rows if at < 0 else columns[at])
+            if is_distinct:
+                for pane in open_panes:
+                    if start_ms <= pane.start_ms <= last_ms:
+                        part = _news(part, pane.parts.get(label))
+            parts[label] = part
+        return Pane(start_ms, last_ms, until_ms, len(rows), parts)
+
+
 class _Selector:
     """Which events a definition is about, what of them, and whose they are."""
 
@@ -328,22 +369,19 @@ class _Selector:
         self._row = Fields.getter(["time", *definition.fields])
         self._bare = not definition.fields
 
-    def commands(self, events: Iterable[Any], shard: int, shards: int) -> list[tuple[str, Observe]]:
-        """What the entities of `shard` have to decide on, in the order of each one's first event."""
+    def commands(self, events: Iterable[Any]) -> list[tuple[str, Observe]]:
+        """What entities have to decide on, in the order of each one's first event."""
         rows: dict[str | bytes, list[Any] | None] = {}
         ids: dict[str, list[Any]] = {}
-        key_of, row_of, name = self._key, self._row, self._name
+        key_of, row_of = self._key, self._row
         for event in self._selected(events) if self._where else events:
             key = key_of(event)
             token = key if type(key) is str else msgspec.json.encode(key)
-            if token in rows:
+            try:
                 found = rows[token]
-            else:
-                key_text = _key_text(key)
-                found = None
-                if key_text and subject.shard_of(entity_id := f"{name}/{key_text}", shards) == shard:
-                    found = ids.setdefault(entity_id, [])
-                rows[token] = found
+            except KeyError:
+                text = _key_text(key)
+                found = rows[token] = ids.setdefault(f"{self._name}/{text}", []) if text else None
             if found is not None:
                 found.append(row_of(event))
         if self._bare:
@@ -368,7 +406,7 @@ def _key_text(key: Any) -> str:
 
 
 def _slides(
-    definition: WindowDefinition, open_panes: list[Pane], rows: list[list[Any]], closed_ms: int
+    definition: WindowDefinition, plan: _Plan, open_panes: list[Pane], rows: list[list[Any]], closed_ms: int
 ) -> tuple[list[Pane], list[int], list[int]]:
     """What to add to which panes; times of events that were late for all, and for some, of their windows."""
     step, size = definition.step_ms, definition.size_ms
@@ -384,14 +422,14 @@ def _slides(
             partly.append(time)
         by_start.setdefault(start, []).append(row)
     panes = [
-        _pane(definition, start, max(row[0] for row in found), start + size, found, open_panes)
+        plan.pane(start, max(row[0] for row in found), start + size, found, open_panes)
         for start, found in sorted(by_start.items())
     ]
     return panes, late, partly
 
 
 def _sessions(
-    definition: WindowDefinition, open_panes: list[Pane], rows: list[list[Any]], closed_ms: int
+    definition: WindowDefinition, plan: _Plan, open_panes: list[Pane], rows: list[list[Any]], closed_ms: int
 ) -> tuple[list[Pane], list[int]]:
     """The sessions that the events are in, with what to add; and the times of late events.
 
@@ -416,53 +454,40 @@ def _sessions(
         if end <= closed_ms:
             late += [row[0] for row in one.rows]
         elif one.rows:
-            panes.append(_pane(definition, one.start_ms, one.last_ms, end, one.rows, open_panes))
+            panes.append(plan.pane(one.start_ms, one.last_ms, end, one.rows, open_panes))
     return panes, late
 
 
-def _pane(
-    definition: WindowDefinition,
-    start_ms: int,
-    last_ms: int,
-    until_ms: int,
-    rows: list[list[Any]],
-    open_panes: list[Pane],
-) -> Pane:
-    """What `rows` add to the pane; hashes that are known there already are left out."""
-    known = [one for one in open_panes if start_ms <= one.start_ms <= last_ms]
-    columns = {path: _column(rows, at) for at, path in enumerate(definition.fields, start=1)}
-    parts: dict[str, Part] = {}
-    for one in definition.aggregates:
-        part = _part(one, columns[one.field] if one.field else rows)
-        for pane in known:
-            if isinstance(part, sketches.Distinct) and isinstance(old := pane.parts.get(one.label), sketches.Distinct):
-                part = part.beyond(old)
-        parts[one.label] = part
-    return Pane(start_ms, last_ms, until_ms, len(rows), parts)
+def _news(part: Part, known: Part | None) -> Part:
+    if isinstance(part, sketches.Distinct) and isinstance(known, sketches.Distinct):
+        return part.beyond(known)
+    return part
 
 
 def _column(rows: list[list[Any]], at: int) -> list[Any]:
     """The values there, without what is missing, or is not a single value that JSON has."""
     values = [row[at] for row in rows]
-    return [one for one in values if type(one) is str or (type(one) in (int, float, bool) and one - one == 0)]
+    if _PLAIN.issuperset(map(type, values)):
+        return values
+    return [one for one in values if type(one) in _PLAIN or (type(one) is float and math.isfinite(one))]
 
 
-def _part(aggregate: Aggregate, values: list[Any]) -> Part:
+def _maker(aggregate: Aggregate) -> Callable[[Sequence[Any]], Part]:
     match aggregate.function:
         case "count":
-            return sketches.Count.of(values)
+            return sketches.Count.of
         case "sum":
-            return sketches.Sum.of(values)
+            return sketches.Sum.of
         case "min":
-            return sketches.Min.of(values)
+            return sketches.Min.of
         case "max":
-            return sketches.Max.of(values)
+            return sketches.Max.of
         case "average":
-            return sketches.Mean.of(values)
+            return sketches.Mean.of
         case "distinct":
-            return sketches.Distinct.of(values)
+            return sketches.Distinct.of
         case "top":
-            return sketches.Top.of(values, aggregate.k)
+            return functools.partial(sketches.Top.of, k=aggregate.k)
 
 
 def _with(panes: list[Pane], more: Pane) -> list[Pane]:

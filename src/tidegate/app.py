@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
+import msgspec
 from litestar.types import ControllerRouterHandler
 
 from tidegate import resources, streams, subject, telemetry
@@ -111,12 +112,17 @@ def batching(settings: Settings, tier: str) -> tuple[int, float]:
 
 
 def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
-    """The kinds of entities that the process `entities` hosts."""
-    from tidegate.entities.alert import Alerts
+    """The kinds of entities that the process `entities` hosts. Raises ConfigError for a window that makes no sense."""
     from tidegate.entities.correlation import Correlations
-    from tidegate.entities.window import Windows, window_definitions
+    from tidegate.entities.window import WindowDefinition, Windows
 
-    return [Correlations(), Alerts(), Windows(window_definitions(settings.windows))]
+    windows = []
+    for number, one in enumerate(settings.windows):
+        try:
+            windows.append(msgspec.convert(one, WindowDefinition))
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"windows[{number}]", str(error)) from error
+    return [Correlations(), Windows(windows)]
 
 
 def entity_inputs(bus: Bus, entity: Entity[Any, Any, Any], shard: int, pin_timeout_seconds: float) -> Mailbox:

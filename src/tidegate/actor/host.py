@@ -11,7 +11,7 @@ import contextlib
 import heapq
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import anyio.to_thread
@@ -146,6 +146,10 @@ class EntityWork(Work):
 
     def __len__(self) -> int:
         return len(self._entities)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Id and state of all entities, one step ahead of the log at most."""
+        return ((entity_id, state) for entity_id, (_, state) in self._entities.items())
 
     def weigh(self, message: Delivered) -> int:
         count = message.headers.get(frame.COUNT, "1")

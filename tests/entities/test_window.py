@@ -347,6 +347,23 @@ def test_a_session_ends_when_it_has_gone_on_for_long_enough() -> None:
         assert found == [(0, 100, 10), (100, 200, 10), (200, 270, 5), (400, 430, 1)]
 
 
+def test_an_earlier_event_does_not_make_a_session_longer_than_its_maximum() -> None:
+    one = bare(kind="session", size_ms=0, gap_ms=40, max_ms=90, lateness_ms=500)
+    for first, expected in ((75, [(75, 165, 4)]), (65, [(65, 105, 1), (100, 190, 3)])):
+        found = taken(one, [event(100), event(130), event(160)], [event(first)])
+        assert [(each.start_ms, each.end_ms, each.count) for each in found] == expected
+
+
+@pytest.mark.parametrize(("reached", "late"), [(129, 0), (130, 1)])
+@pytest.mark.parametrize("kind", ["tumbling", "session"])
+def test_a_window_is_closed_from_the_very_moment_of_its_end_and_lateness(kind: str, reached: int, late: int) -> None:
+    one = bare(lateness_ms=30) if kind == "tumbling" else bare(kind="session", size_ms=0, gap_ms=1, lateness_ms=30)
+    host = Host(Windows([one]))
+    host.take([[event(reached, "b")]])
+    host.take([[event(99)]])
+    assert host.late() == (late, 0)
+
+
 @hypothesis_given(st.lists(st.lists(st.integers(0, 600), min_size=1, max_size=4), min_size=1, max_size=12))
 @settings(max_examples=40, deadline=None)
 def test_sessions_never_exceed_their_maximum_and_lose_nothing(frames: list[list[int]]) -> None:

@@ -28,8 +28,12 @@ class Fields:
     """Reads the fields at `paths`, and the time, of events."""
 
     def __init__(self, paths: Iterable[str]) -> None:
+        """Raises ConfigError where one path leads into what another takes for a value."""
         self._tree: _Tree = {}
-        for path in sorted({_TIME, *paths}):
+        wanted = {_TIME, *paths}
+        for path in sorted(wanted):
+            if any(other.startswith(f"{path}.") for other in wanted):
+                raise ConfigError(path, "the field is taken for both a value and an object")
             here = self._tree
             for name in path.split("."):
                 here = here.setdefault(name, {})

@@ -258,6 +258,8 @@ class Windows(Entity[WindowState, Observe, Counted | Closed | Late]):
         plan, rows = self._plans[definition.name], command.rows
         if not ({len(row) for row in rows} <= {plan.width} and {type(row[0]) for row in rows} <= {int}):
             raise CommandRefusedError("invalid", f"a row has a time and {plan.width - 1} values")
+        if not state.panes:
+            _check_key(context.id)
         closed_ms = context.watermark_ms - definition.lateness_ms
         # The host may take frames together, and let event time go on only after them.
         overdue = self._closings(state, context.id, context.watermark_ms)
@@ -398,6 +400,13 @@ def _among(value: Any, allowed: frozenset[tuple[Any, bool]]) -> bool:
     return not isinstance(value, (dict, list)) and (value, value is True or value is False) in allowed
 
 
+def _check_key(entity_id: str) -> None:
+    try:
+        msgspec.json.decode(entity_id.partition("/")[2], type=list[Scalar])
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise CommandRefusedError("invalid", f"the id {entity_id!r} has no JSON array of the key's values") from error
+
+
 def _key_text(key: Any) -> str:
     """The key as a JSON array; empty where a value is missing or is not a single one."""
     values = key if isinstance(key, tuple) else (key,)
@@ -515,9 +524,9 @@ def _merged(first: dict[str, Part], second: dict[str, Part]) -> dict[str, Part]:
 
 def _next_end(definition: WindowDefinition, panes: list[Pane], closed_ms: int) -> int:
     """The end of the first window, of those that have not closed, that one of `panes` (at least one) belongs to."""
-    if definition.kind == "session":
-        return min(one.until_ms for one in panes)
-    step = definition.step_ms
+    if definition.kind != "sliding":
+        return min([one.until_ms for one in panes])
+    step = definition.slide_ms
     first = closed_ms - closed_ms % step + step
     return min(min(max(one.start_ms + step, first), one.until_ms) for one in panes)
 

@@ -218,6 +218,7 @@ class Correlations(Entity[Correlation, Commands | Seen, Events]):
     commands = Commands
     events = Events
     follows: ClassVar[Sequence[str]] = ("event",)
+    idle_seconds: ClassVar[float | None] = 10.0
 
     def __init__(self, rules: CorrelationRules | None = None) -> None:
         self.rules = rules or CorrelationRules()

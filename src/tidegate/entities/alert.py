@@ -187,7 +187,13 @@ class Alerts(Entity[Alert, Commands, Events]):
             case Reopened():
                 again = _again(state, event)
                 return replace(
-                    again, status="raised", acknowledged_ms=0, acknowledged_by="", resolved_ms=0, resolved_by="", note=""
+                    again,
+                    status="raised",
+                    acknowledged_ms=0,
+                    acknowledged_by="",
+                    resolved_ms=0,
+                    resolved_by="",
+                    note="",
                 )
             case Acknowledged(time_ms, by):
                 return replace(state, status="acknowledged", acknowledged_ms=time_ms, acknowledged_by=by)

@@ -158,7 +158,7 @@ class Observed(Struct, frozen=True, omit_defaults=True, gc=False, tag="correlati
     last_id: str = ""
     sources: tuple[str, ...] = ()
     """New ones."""
-    observables: Sequence[str] = ()
+    observables: list[str] = []
     """New ones, in order; of more than are kept, the last."""
     left_out: int = 0
     keep: int = 64
@@ -218,6 +218,7 @@ class Correlations(Entity[Correlation, Commands | Seen, Events]):
     commands = Commands
     events = Events
     follows: ClassVar[Sequence[str]] = ("event",)
+    idle_seconds: ClassVar[float | None] = 10.0
 
     def __init__(self, rules: CorrelationRules | None = None) -> None:
         self.rules = rules or CorrelationRules()
@@ -332,13 +333,13 @@ class Correlations(Entity[Correlation, Commands | Seen, Events]):
             happened.append(Escalated(last_ms, why, severity, count))
         return happened
 
-    def _fresh(self, known: dict[str, int], heads: Sequence[EventHead]) -> tuple[Sequence[str], int]:
+    def _fresh(self, known: dict[str, int], heads: Sequence[EventHead]) -> tuple[list[str], int]:
         """The observables that get in, in order, and how many leave: the oldest make room for new ones."""
         values = {one.value: None for head in heads for one in head.observables}
         # Most are known, and known ones are in lower case.
         unknown = [value for value in values if value not in known]
         if not unknown:
-            return (), 0
+            return [], 0
         fresh = [value for value in dict.fromkeys(map(_key, unknown)) if value and value not in known]
         most = self.rules.observables
         if len(known) + len(fresh) <= most:
@@ -352,7 +353,7 @@ class Correlations(Entity[Correlation, Commands | Seen, Events]):
                 kept[value] = None
                 while len(kept) > most:
                     del kept[next(iter(kept))]
-        return fresh[-most:] if most else (), len(known) + len(fresh) - len(kept)
+        return fresh[-most:] if most else [], len(known) + len(fresh) - len(kept)
 
     def evolve(self, state: Correlation, event: Events) -> Correlation | None:
         if type(event) is Observed:

@@ -21,11 +21,11 @@ LAYERS = """
     query
     tiers
     projector intake
-    memory testing
+    memory testing schema
     pipeline
     entities
     actor
-    publisher streams deadletters schema
+    publisher streams deadletters
     log
     reader projection head
     bus

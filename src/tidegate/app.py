@@ -38,6 +38,7 @@ from tidegate.projector import ProjectionWork, cells_of
 from tidegate.subject import Declarations, load_declarations
 
 if TYPE_CHECKING:
+    from tidegate.entities.alert import Raised
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
 
@@ -113,6 +114,7 @@ def batching(settings: Settings, tier: str) -> tuple[int, float]:
 
 def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     """The kinds of entities that the process `entities` hosts. Raises ConfigError for a window that makes no sense."""
+    from tidegate.entities.alert import Alerts
     from tidegate.entities.correlation import Correlations
     from tidegate.entities.window import WindowDefinition, Windows
 
@@ -122,7 +124,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
             windows.append(msgspec.convert(one, WindowDefinition))
         except msgspec.ValidationError as error:
             raise ConfigError(f"windows[{number}]", str(error)) from error
-    return [Correlations(), Windows(windows)]
+    return [Correlations(), Alerts(), Windows(windows)]
 
 
 def entity_inputs(bus: Bus, entity: Entity[Any, Any, Any], shard: int, pin_timeout_seconds: float) -> Mailbox:
@@ -292,6 +294,7 @@ class Process:
                 kinds = entity_kinds(settings)
                 for entity in kinds:
                     self._add_entities(bus, log, entity)
+                self._add_effects(bus, log)
                 await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
             for model in self.models.values():
                 stack.push_async_callback(model.aclose)
@@ -323,6 +326,22 @@ class Process:
             work = EntityWork(bus, log, entity, shard)
             inputs = entity_inputs(bus, entity, shard, self.settings.intake.pin_timeout_seconds)
             self.cells.append(Cell(f"{entity.kind}.{shard}", work, inputs))
+
+    def _add_effects(self, bus: Bus, log: Log) -> None:
+        """Each new alert is told once, at most, on `alert.raised`, to whoever listens."""
+        from tidegate.entities.effects import KIND, EffectWork
+
+        async def tell(alert_id: str, raised: Raised) -> None:
+            told = {"id": alert_id, **msgspec.to_builtins(raised)}
+            await bus.send(subject.ALERT_RAISED, msgspec.json.encode(told))
+
+        for shard in range(self.declared.shards):
+            name = f"{KIND}-{shard}"
+            seconds = self.settings.intake.pin_timeout_seconds
+            inputs = Mailbox(
+                PinnedConsumer(bus, subject.LOG, name, [subject.entity("alert", shard)], pin_timeout_seconds=seconds)
+            )
+            self.cells.append(Cell(f"{KIND}.{shard}", EffectWork(log, shard, tell), inputs))
 
     def _add_projections(self, bus: Bus, log: Log, model: ReadModel) -> None:
         limit, linger = batching(self.settings, model.name)

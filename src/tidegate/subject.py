@@ -17,6 +17,7 @@ from tidegate import tomlfile
 from tidegate.errors import ConfigError
 
 __all__ = [
+    "ALERT_RAISED",
     "COMMAND",
     "INGEST",
     "LOG",
@@ -41,6 +42,8 @@ __all__ = [
 COMMAND = "COMMAND"
 INGEST = "INGEST"
 LOG = "LOG"
+ALERT_RAISED = "alert.raised"
+"""Plain messages, not stored: each new alert."""
 
 _SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

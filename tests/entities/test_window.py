@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import zlib
@@ -11,11 +12,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from hypothesis import given as hypothesis_given
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from tidegate.actor.entity import Change, Codec, Context
 from tidegate.bus import Stored
-from tidegate.entities.window import Aggregate, Closed, Late, WindowDefinition, Windows
+from tidegate.entities.window import Aggregate, Closed, Counted, Late, Observe, WindowDefinition, Windows
+from tidegate.errors import CommandRefusedError, ConfigError
 from tidegate.log import event_messages
+from tidegate.testing import given
 
 STORED = 1_700_000_000_000
 END_OF_TIME = 2**60

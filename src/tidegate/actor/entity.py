@@ -36,8 +36,6 @@ class Context(Struct, frozen=True, kw_only=True):
     """How far event time had come before the input."""
     cause: str
     """Names the input, and no other: what new ids can be made from."""
-    watermark_ms: int = 0
-    """The event time that had been reached before the input came."""
 
 
 class Reaction(Struct, frozen=True, kw_only=True):

@@ -131,10 +131,14 @@ class Effects:
         if raised.title == "hang":
             await asyncio.sleep(5)
 
-    async def sequence(self) -> int:
-        """How far the cell has committed; -1 before it has started for the first time."""
-        found = (await self.log.newest(KIND, 1, EffectProgress))[1]
-        return found.sequence if found else -1
+    async def reached(self, sequence: int) -> None:
+        """Wait until the cell has committed so far, and at least its start."""
+        for _ in range(500):
+            found = (await self.log.newest(KIND, 1, EffectProgress))[1]
+            if found is not None and found.sequence >= sequence:
+                return
+            await asyncio.sleep(0.04)
+        raise AssertionError(f"{sequence} was not reached")
 
     async def alert(self, *changes: tuple[str, list[Any]]) -> int:
         """A frame of changes is in the log; returns its sequence."""
@@ -149,20 +153,16 @@ class Effects:
         )
         task = asyncio.create_task(Cell(f"{KIND}.1", self.work, Mailbox(pinned), passing).run())
         try:
-            async with asyncio.timeout(20):
-                while await self.sequence() < 0:
-                    await asyncio.sleep(0.02)
+            await self.reached(0)
             yield task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     async def until(self, sequence: int) -> None:
-        async with asyncio.timeout(20):
-            while await self.sequence() < sequence:
-                await asyncio.sleep(0.02)
-            # Handlers are called after the commit.
-            await asyncio.sleep(0.5)
+        await self.reached(sequence)
+        # Handlers are called after the commit.
+        await asyncio.sleep(0.5)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -164,6 +165,7 @@ class Process:
             {
                 "cell": cell.status.cell,
                 "state": cell.status.state,
+                "owner": f"{os.getpid()}@{socket.gethostname()}" if cell.status.state == "running" else "",
                 "position": shown(cell.status.positions) if cell.status.positions else 0,
                 "lag (frames)": cell.status.pending,
                 "problem": cell.status.problem[:200],

@@ -18,12 +18,13 @@ LAYERS = """
     app
     local
     edges
-    query
+    query rebuild
+    verify
     tiers
     projector intake
     pipeline
     actor
-    publisher streams deadletters schema
+    publisher streams deadletters schema history
     log
     reader projection
     bus

@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
 
-__all__ = ["TIERS", "batching", "collect_rarely", "declarations", "opened_log", "read_models", "run"]
+__all__ = ["TIERS", "batching", "collect_rarely", "declarations", "opened_log", "read_models", "run", "serving_models"]
 
 TIERS = ("hot", "warm", "cold", "lake")
 Rows = list[dict[str, Any]]
+_LOOK_SECONDS = 1.0
+"""How often a storage-manager looks which generations serve."""
 
 
 def declarations(settings: Settings) -> Declarations:
@@ -60,24 +62,37 @@ async def opened_log(settings: Settings) -> AsyncIterator[tuple[Bus, Log]]:
         yield bus, Log(bus, declarations(settings).shards)
 
 
-def read_models(settings: Settings, names: Sequence[str] = TIERS) -> dict[str, ReadModel]:
-    """The read models called `names`, not yet open. Raises ConfigError for a name that does not exist."""
+async def serving_models(settings: Settings, log: Log, names: Sequence[str] = TIERS) -> dict[str, ReadModel]:
+    """The read models called `names` in the generations that serve, not yet open."""
+    return read_models(settings, names, {name: (await log.generation(name))[1].active for name in names})
+
+
+def read_models(
+    settings: Settings, names: Sequence[str] = TIERS, generations: Mapping[str, int] | None = None
+) -> dict[str, ReadModel]:
+    """The read models called `names`, not yet open, in these generations, else in the first.
+
+    Raises ConfigError for a name that does not exist.
+    """
     models: dict[str, ReadModel] = {}
     for name in names:
+        generation = (generations or {}).get(name, 1)
         # Each driver is imported only by a process that needs it: together they take a second.
         match name:
             case "hot":
                 from tidegate.tiers.hot import HotTier
 
-                models[name] = HotTier(settings.redis_url, settings.hot)
+                models[name] = HotTier(settings.redis_url, settings.hot, generation=generation)
             case "warm":
                 from tidegate.tiers.warm import WarmTier
 
-                models[name] = WarmTier(settings.mongodb_uri, settings.mongodb.database, settings.warm)
+                models[name] = WarmTier(
+                    settings.mongodb_uri, settings.mongodb.database, settings.warm, generation=generation
+                )
             case "cold":
                 from tidegate.tiers.cold import ColdTier
 
-                models[name] = ColdTier(settings.s3_endpoint, settings.s3)
+                models[name] = ColdTier(settings.s3_endpoint, settings.s3, generation=generation)
             case "lake":
                 from tidegate.tiers.lake import LakeTier
 
@@ -87,6 +102,7 @@ def read_models(settings: Settings, names: Sequence[str] = TIERS) -> dict[str, R
                     catalog=settings.catalog,
                     s3=settings.s3,
                     settings=settings.lake,
+                    generation=generation,
                 )
             case _:
                 raise ConfigError("tiers", f"there is no tier {name!r}; there are: {', '.join(TIERS)}")
@@ -256,9 +272,6 @@ class Process:
             if pipeline is not None:
                 for partition in range(self.declared.partitions):
                     self._add_intake(bus, log, pipeline, partition)
-            for model in self.models.values():
-                stack.push_async_callback(model.aclose)
-                self._add_projections(bus, log, model)
             if self.queries is not None:
                 self.queries.attach(log)
             self._waiting_for = ""
@@ -266,6 +279,8 @@ class Process:
             async with anyio.create_task_group() as group:
                 for cell in self.cells:
                     group.start_soon(cell.run, name=cell.status.cell)
+                for tier in self.models:
+                    group.start_soon(self._keep, bus, log, tier, stack)
                 group.start_soon(anyio.sleep_forever)
 
     def _add_intake(self, bus: Bus, log: Log, pipeline: Pipeline, partition: int) -> None:
@@ -281,18 +296,45 @@ class Process:
         work = IntakeWork(bus, log, pipeline, partition, self.settings)
         self.cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
 
-    def _add_projections(self, bus: Bus, log: Log, model: ReadModel) -> None:
+    async def _keep(self, bus: Bus, log: Log, tier: str, stack: contextlib.AsyncExitStack) -> None:
+        """Project into the generation of `tier` that serves, and change over when another one does."""
+        serving = await self._serving(log, tier, 0)
+        while True:
+            model = self.models[tier] = read_models(self.settings, [tier], {tier: serving})[tier]
+            # Not before the process ends: queries may still be reading a generation that serves no longer.
+            stack.push_async_callback(model.aclose)
+            cells = self._projections(bus, log, model, serving)
+            self.cells += cells
+            async with anyio.create_task_group() as group:
+                for cell in cells:
+                    group.start_soon(cell.run, name=cell.status.cell)
+                serving = await self._serving(log, tier, serving)
+                group.cancel_scope.cancel()
+            self.cells = [one for one in self.cells if one not in cells]
+
+    async def _serving(self, log: Log, tier: str, other: int) -> int:
+        """The generation of `tier` that serves, once it is not `other`."""
+        while True:
+            with contextlib.suppress(BusError, BusUnavailableError):
+                if (active := (await log.generation(tier))[1].active) != other:
+                    return active
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _projections(self, bus: Bus, log: Log, model: ReadModel, generation: int) -> list[Cell]:
         limit, linger = batching(self.settings, model.name)
+        mark = "" if generation == 1 else f"-g{generation}"
+        cells = []
         for cell, subjects in cells_of(model, self.declared.shards).items():
             consumer = PinnedConsumer(
                 bus,
                 subject.LOG,
-                f"{model.name}-{cell}",
+                f"{model.name}-{cell}{mark}",
                 [subjects],
                 pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
             )
             work = ProjectionWork(log, model, cell, limit=limit, linger_seconds=linger)
-            self.cells.append(Cell(f"{model.name}.{cell}", work, Mailbox(consumer)))
+            cells.append(Cell(f"{model.name}.{cell}", work, Mailbox(consumer)))
+        return cells
 
     async def _streams(self, bus: Bus) -> None:
         """event-streaming makes the streams as declared; the others wait until they are there."""

@@ -23,16 +23,18 @@ _BATCH_BYTES = 16 * 1024 * 1024
 _EXPIRES_SECONDS = 2.0
 
 
-async def read(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncGenerator[Stored, None]:
+async def read(
+    bus: Bus, stream: str, subjects: str, first: int, last: int, *, headers_only: bool = False
+) -> AsyncGenerator[Stored, None]:
     """All messages on `subjects` with first <= sequence <= last.
 
     Uses an ephemeral consumer without acknowledgements, pulled batch by batch, so memory is bounded. After a lost
-    connection it goes on from the last message yielded.
+    connection it goes on from the last message yielded. With `headers_only` the payloads stay on the server.
     """
     attempts = 0
     while first <= last:
         try:
-            async with contextlib.aclosing(_read_once(bus, stream, subjects, first, last)) as messages:
+            async with contextlib.aclosing(_read_once(bus, stream, subjects, first, last, headers_only)) as messages:
                 async for message in messages:
                     attempts = 0
                     first = message.sequence + 1
@@ -45,7 +47,9 @@ async def read(bus: Bus, stream: str, subjects: str, first: int, last: int) -> A
             await asyncio.sleep(0.2 * attempts)
 
 
-async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncGenerator[Stored, None]:
+async def _read_once(
+    bus: Bus, stream: str, subjects: str, first: int, last: int, headers_only: bool
+) -> AsyncGenerator[Stored, None]:
     name = f"read-{uuid.uuid4().hex[:12]}"
     config = {
         "name": name,
@@ -53,6 +57,7 @@ async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int
         "deliver_policy": "by_start_sequence",
         "opt_start_seq": first,
         "filter_subject": subjects,
+        "headers_only": headers_only,
         "inactive_threshold": 30 * 10**9,
         "mem_storage": True,
         "num_replicas": 1,

@@ -13,6 +13,7 @@ import msgspec
 from tidegate.event import DeadLetter, Envelope, Redriven
 from tidegate.log import Progress
 from tidegate.ocsf import OcsfEvent
+from tidegate.projection import Generation
 from tidegate.subject import Declarations
 
 __all__ = ["drift", "generate", "write"]
@@ -20,6 +21,7 @@ __all__ = ["drift", "generate", "write"]
 SHAPES: dict[str, Any] = {
     "dead_letter": DeadLetter | Redriven,
     "envelope": Envelope,
+    "generation": Generation,
     "ocsf_event": OcsfEvent,
     "progress": Progress,
 }

@@ -24,6 +24,7 @@ __all__ = [
     "cell",
     "dead",
     "event",
+    "generation",
     "ingest",
     "load_declarations",
     "shard_from",
@@ -61,6 +62,11 @@ def dead(shard: int | Literal["*"]) -> str:
 def cell(kind: str, shard: int | str) -> str:
     """`log.cell.<kind>.<shard>`: the newest progress record of one cell."""
     return f"log.cell.{kind}.{shard}"
+
+
+def generation(tier: str) -> str:
+    """`log.generation.<tier>`: which generation of a read model serves, and which one is being built."""
+    return f"log.generation.{tier}"
 
 
 def source_from(subject: str) -> str:

@@ -34,6 +34,10 @@ Make = Callable[[int], Rebuildable]
 """The read model of a generation, not yet open."""
 
 
+_MOST_PASSES = 4
+"""Each pass takes in what arrived during the one before: where they do not get short, waiting longer is in vain."""
+
+
 class Progressed(msgspec.Struct, kw_only=True):
     """How far a rebuild is."""
 
@@ -142,9 +146,9 @@ class Rebuild:
         return state.next, False
 
     async def _fill(self, model: Rebuildable) -> None:
-        """Until less than a batch arrives during a pass."""
+        """Until less than a batch arrives during a pass; the storage-manager takes in whatever comes after."""
         first = self.progress.events == 0
-        while True:
+        for _ in range(_MOST_PASSES):
             last = (await self._log.state()).last_sequence
             before = self.progress.events
             async with anyio.create_task_group() as group:

@@ -22,11 +22,13 @@ LAYERS = """
     verify
     tiers
     projector intake
+    testing
     pipeline
+    entities
     actor
     publisher streams deadletters schema history
     log
-    reader projection
+    reader projection head
     bus
     frame
     generator

@@ -25,6 +25,7 @@ from tidegate.config import Nats, Redis, Settings
 from tidegate.edges import rest_query
 from tidegate.edges.http import application
 from tidegate.errors import BusUnavailableError, PositionTimeoutError, QueryError, TierUnavailableError
+from tidegate.head import decode_heads
 from tidegate.local.processes import environment
 from tidegate.local.servers import server
 from tidegate.log import Log, Progress, event_messages, recorded
@@ -34,7 +35,6 @@ from tidegate.query import Queries, TierName, parse_after, parse_time
 from tidegate.resources import folder
 from tidegate.subject import load_declarations
 from tidegate.tiers.cold import ColdTier
-from tidegate.tiers.head import decode_heads
 from tidegate.tiers.hot import HotTier
 from tidegate.tiers.lake import LakeTier
 from tidegate.tiers.warm import WarmTier

@@ -16,11 +16,11 @@ from tidegate import app, rebuild, streams, subject
 from tidegate.bus import Bus, connect
 from tidegate.config import Nats, Redis, Settings
 from tidegate.errors import FencedError, PositionError, RebuildError
+from tidegate.head import record_id
 from tidegate.local.servers import server
 from tidegate.log import Log, Progress, event_messages, recorded
 from tidegate.projection import Generation, Position, Rebuildable, Recorded
 from tidegate.projector import ProjectionWork, cells_of
-from tidegate.tiers.head import record_id
 from tidegate.verify import compare, repair
 
 pytestmark = pytest.mark.anyio

@@ -36,6 +36,7 @@ async def config(bus: Bus, name: str) -> dict[str, Any]:
 async def test_a_fresh_server_gets_all_streams_and_then_nothing_more_is_to_do(bus: Bus) -> None:
     missing = await streams.plan(bus, DECLARED)
     assert {(change.stream, change.setting, change.server) for change in missing} == {
+        ("COMMAND", "", None),
         ("INGEST", "", None),
         ("LOG", "", None),
     }

@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.js.errors import BucketNotFoundError, DigestMismatchError, NotFoundError
 
 from tidegate.errors import BusError, BusUnavailableError
 
@@ -138,15 +139,19 @@ class Bus:
         """One request, one answer. Raises BusUnavailableError when none comes, at once when the connection is lost."""
         return await self._answer(await self._ask(Outgoing(subject, payload, {})), subject, timeout_seconds)
 
-    async def _ask(self, message: Outgoing) -> asyncio.Future[Msg]:
-        """Send with a reply subject of its own; the future gets the answer, or BusUnavailableError."""
-        if not self.connected:
-            raise BusUnavailableError(f"not connected to NATS; {message.subject} was not sent")
+    def expect(self) -> tuple[str, asyncio.Future[Msg]]:
+        """A subject of its own, and a future that gets what comes there, or BusUnavailableError."""
         self._tokens += 1
         token = f"{self._inbox}.{self._tokens}"
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[token] = future
         future.add_done_callback(lambda _: self._waiting.pop(token, None))
+        return token, future
+
+    async def _ask(self, message: Outgoing) -> asyncio.Future[Msg]:
+        if not self.connected:
+            raise BusUnavailableError(f"not connected to NATS; {message.subject} was not sent")
+        token, future = self.expect()
         try:
             await self._client.publish(message.subject, message.payload, reply=token, headers=message.headers or None)
         except (NatsError, OSError) as error:
@@ -279,11 +284,11 @@ class Bus:
     def new_inbox(self) -> str:
         return self._client.new_inbox()
 
-    async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        """A plain subscription; `call` gets each message."""
+    async def subscribe(self, subject: str, call: Callable[[Msg], Awaitable[None]], queue: str = "") -> Subscription:
+        """A plain subscription; `call` gets each message. Of those that name the same `queue`, one gets it."""
         if not self.connected:
             raise BusUnavailableError("not connected to NATS")
-        return await self._client.subscribe(subject, cb=call)
+        return await self._client.subscribe(subject, queue=queue, cb=call)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; fine when the connection is away."""
@@ -294,6 +299,28 @@ class Bus:
         future = self._waiting.get(message.subject)
         if future is not None and not future.done():
             future.set_result(message)
+
+    # -- objects ------------------------------------------------------------------------------------------------
+
+    async def put_object(self, bucket: str, name: str, data: bytes) -> None:
+        """Store `data` under `name` in an object store, in place of what is there. Makes the bucket."""
+        try:
+            store = await self._client.jetstream(timeout=self.timeout_seconds).create_object_store(bucket)
+            await store.put(name, data)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BusUnavailableError(f"storing {name} in {bucket}: {error or type(error).__name__}") from error
+
+    async def get_object(self, bucket: str, name: str) -> bytes | None:
+        """What is stored under `name`; None when nothing is. Raises BusError for a damaged object."""
+        try:
+            store = await self._client.jetstream(timeout=self.timeout_seconds).object_store(bucket)
+            return (await store.get(name)).data
+        except (BucketNotFoundError, NotFoundError):
+            return None
+        except DigestMismatchError as error:
+            raise BusError(f"reading {name} in {bucket}", 0, "the object is damaged") from error
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BusUnavailableError(f"reading {name} in {bucket}: {error or type(error).__name__}") from error
 
     # -- life ---------------------------------------------------------------------------------------------------
 

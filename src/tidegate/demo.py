@@ -25,6 +25,7 @@ from tidegate.bus import Bus
 from tidegate.config import Settings
 from tidegate.errors import TidegateError
 from tidegate.generator import Generator
+from tidegate.head import EventHead, decode_heads
 from tidegate.intake import KIND
 from tidegate.log import Log, recorded
 from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
@@ -32,7 +33,6 @@ from tidegate.projection import ReadModel, Tally
 from tidegate.projector import cells_of
 from tidegate.publisher import Publisher
 from tidegate.query import Queries
-from tidegate.tiers.head import EventHead, decode_heads
 
 __all__ = ["Kpi", "Report", "Step", "Sum", "TierReport", "generated", "native_lines", "run"]
 

@@ -9,6 +9,7 @@ __all__ = [
     "BalanceError",
     "BusError",
     "BusUnavailableError",
+    "CommandRefusedError",
     "ConfigError",
     "FencedError",
     "FrameError",
@@ -108,6 +109,15 @@ class TierUnavailableError(TidegateError):
     def __init__(self, tier: str, problem: str) -> None:
         super().__init__(f"{tier}: {problem}")
         self.tier = tier
+        self.problem = problem
+
+
+class CommandRefusedError(TidegateError):
+    """An entity has refused a command; `code` is a short word that programs can decide on."""
+
+    def __init__(self, code: str, problem: str) -> None:
+        super().__init__(problem)
+        self.code = code
         self.problem = problem
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -18,12 +19,15 @@ from tidegate.event import DeadLetterFact
 from tidegate.projection import Generation, Position, Recorded, Tally
 from tidegate.reader import read
 
-__all__ = ["Log", "Progress", "dead_messages", "event_messages"]
+__all__ = ["Log", "Progress", "change_messages", "check_position", "dead_messages", "event_messages", "recorded"]
 
 INTAKE = "intake"
 """The kind of the cells whose progress records count events."""
 _CHUNK_BYTES = 6 * 1024 * 1024
 """Uncompressed bytes per message at most: below the server's 8 MB even where nothing can be compressed."""
+
+
+P = TypeVar("P", bound=msgspec.Struct)
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +91,11 @@ def dead_messages(shard: int, facts: Sequence[DeadLetterFact], cause: str, trace
     return _sealed(subject.dead(shard), "dead_letter.v1", lines, cause, traceparent)
 
 
+def change_messages(kind: str, shard: int, lines: Sequence[bytes]) -> list[Outgoing]:
+    """Frames for `log.<kind>.<shard>` that hold changes of entities as JSON; none for no lines."""
+    return _sealed(subject.entity(kind, shard), "change.v1", lines, "", "") if lines else []
+
+
 def recorded(message: Stored) -> Recorded:
     """An event frame as projections take it."""
     return Recorded(
@@ -111,14 +120,18 @@ class Log:
         return await self._bus.stream(subject.LOG)
 
     async def progress(self, kind: str, shard: int | str) -> tuple[int, Progress | None]:
+        """The newest progress record of an intake cell and its sequence; (0, None) before the first."""
+        return await self.newest(kind, shard, Progress)
+
+    async def newest(self, kind: str, shard: int | str, shape: type[P]) -> tuple[int, P | None]:
         """The newest progress record of a cell and its sequence; (0, None) before the first."""
         message = await self._bus.last_message(subject.LOG, subject.cell(kind, shard))
         if message is None:
             return 0, None
-        return message.sequence, msgspec.json.decode(message.payload, type=Progress)
+        return message.sequence, msgspec.json.decode(message.payload, type=shape)
 
     async def append(
-        self, kind: str, shard: int | str, messages: Sequence[Outgoing], progress: Progress, expected: int
+        self, kind: str, shard: int | str, messages: Sequence[Outgoing], progress: msgspec.Struct, expected: int
     ) -> int:
         """Store `messages` and the progress record atomically. Returns the sequence of the progress record.
 

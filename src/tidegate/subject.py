@@ -16,13 +16,17 @@ from tidegate import tomlfile
 from tidegate.errors import ConfigError
 
 __all__ = [
+    "COMMAND",
     "INGEST",
     "LOG",
     "Declarations",
     "StreamDeclaration",
     "SubjectDeclaration",
+    "ask",
     "cell",
+    "command",
     "dead",
+    "entity",
     "event",
     "generation",
     "ingest",
@@ -33,6 +37,7 @@ __all__ = [
     "valid_source",
 ]
 
+COMMAND = "COMMAND"
 INGEST = "INGEST"
 LOG = "LOG"
 
@@ -57,6 +62,21 @@ def event(shard: int | Literal["*"]) -> str:
 def dead(shard: int | Literal["*"]) -> str:
     """`log.dead.<shard>`: dead letters."""
     return f"log.dead.{shard}"
+
+
+def entity(kind: str, shard: int | Literal["*"]) -> str:
+    """`log.<kind>.<shard>`: the changes of the entities of one kind."""
+    return f"log.{kind}.{shard}"
+
+
+def command(kind: str, shard: int) -> str:
+    """`cmd.<kind>.<shard>`: commands to the entities of one kind."""
+    return f"cmd.{kind}.{shard}"
+
+
+def ask(kind: str) -> str:
+    """`ask.<kind>`: requests (not stored) that become commands and are answered once those are committed."""
+    return f"ask.{kind}"
 
 
 def cell(kind: str, shard: int | str) -> str:
@@ -152,7 +172,9 @@ def load_declarations(folder: Path) -> Declarations:
         if declared.name in streams:
             raise ConfigError(str(path), f"stream {declared.name} is declared twice")
         streams[declared.name] = declared
-    for name in (INGEST, LOG):
+    for name in (COMMAND, INGEST, LOG):
         if name not in streams:
             raise ConfigError(str(folder), f"no file here declares the stream {name}")
+    if streams[COMMAND].partitions != streams[LOG].partitions:
+        raise ConfigError(str(folder), f"{COMMAND} and {LOG} must have the same number of partitions: entities' shards")
     return Declarations(streams=streams)

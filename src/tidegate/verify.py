@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from tidegate import history
+from tidegate.head import records_of
 from tidegate.history import Archive, Entry
 from tidegate.log import Log
 from tidegate.projection import Rebuildable, Tally
-from tidegate.tiers.head import records_of
 
 __all__ = ["Compared", "Difference", "Shard", "compare", "repair"]
 

@@ -23,10 +23,10 @@ from tests.tiers.contract import Make, ReadModelContract, opened, take, tally_of
 from tests.tiers.proxy import Proxy
 from tidegate.config import S3, Settings
 from tidegate.errors import FencedError, TierUnavailableError
+from tidegate.head import decode_heads, seen_in
 from tidegate.projection import Position, Recorded
 from tidegate.tiers import cold_index, cold_objects
 from tidegate.tiers.cold import ColdTier
-from tidegate.tiers.head import decode_heads, seen_in
 
 pytestmark = pytest.mark.anyio
 HOUR_MS = 3_600_000

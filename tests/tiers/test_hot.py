@@ -13,7 +13,7 @@ import pytest
 from tests.tiers import frames
 from tests.tiers.contract import Make, ReadModelContract, take
 from tidegate.config import Hot, Settings
-from tidegate.tiers.head import decode_heads, seen_in
+from tidegate.head import decode_heads, seen_in
 from tidegate.tiers.hot import HotTier, MinuteCount
 
 _generations = itertools.count(1)

@@ -25,9 +25,9 @@ from tests.tiers.contract import Make, ReadModelContract, opened, take, tally_of
 from tests.tiers.proxy import Proxy
 from tidegate.config import Settings
 from tidegate.errors import FencedError, PositionError, QueryError, TierUnavailableError
+from tidegate.head import decode_heads, seen_in
 from tidegate.projection import Position
 from tidegate.tiers import lake, lake_rows, lake_sql
-from tidegate.tiers.head import decode_heads, seen_in
 from tidegate.tiers.lake import LakeTier
 
 pytestmark = pytest.mark.anyio

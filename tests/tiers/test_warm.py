@@ -15,9 +15,9 @@ from tests.tiers import frames
 from tests.tiers.contract import Make, ReadModelContract, take
 from tidegate.config import Settings, Warm
 from tidegate.errors import QueryError
+from tidegate.head import record_id
 from tidegate.projection import Tally
 from tidegate.tiers import bsoned
-from tidegate.tiers.head import record_id
 from tidegate.tiers.warm import WarmTier
 
 _generations = itertools.count(1)

@@ -25,11 +25,11 @@ from tidegate.bench.stores import STORES
 from tidegate.bus import Bus, connect
 from tidegate.config import Settings
 from tidegate.errors import BalanceError
+from tidegate.head import decode_heads
 from tidegate.log import Log, Progress, recorded
 from tidegate.pipeline.runner import Pipeline
 from tidegate.projection import ReadModel, Recorded
 from tidegate.projector import ProjectionWork, cells_of
-from tidegate.tiers.head import decode_heads
 
 __all__ = ["run"]
 

@@ -19,6 +19,9 @@ __all__ = [
     "CellStarted",
     "CellStopped",
     "CellWaiting",
+    "CommandFailed",
+    "EntitiesChanged",
+    "EntitiesRecovered",
     "FrameRefused",
     "FramesPublished",
     "HttpServed",
@@ -30,6 +33,8 @@ __all__ = [
     "ProjectionApplied",
     "PublishRetried",
     "QueryServed",
+    "SnapshotIgnored",
+    "SnapshotStored",
     "TierRecovered",
     "TierUnavailable",
 ]
@@ -199,6 +204,74 @@ class CellFailed(Event, frozen=True, kw_only=True):
     error: str
     retry_in_seconds: float
     stack: str
+
+
+class EntitiesRecovered(Event, frozen=True, kw_only=True):
+    """The states of a cell's entities are as the log has them."""
+
+    tag = "entities.recovered"
+    text = "entities recovered"
+    metrics = (histogram("recovery", "Folding the changes after the snapshot", labels=("cell",)),)
+    cell: str
+    entities: int
+    changes: int
+    seconds: float
+
+
+class EntitiesChanged(Event, frozen=True, kw_only=True):
+    """A cell has committed what a batch of commands and events changes."""
+
+    tag = "entities.changed"
+    text = "entities changed"
+    level = "debug"
+    metrics = (
+        counter("entity_changes", "Changes of entities", amount="changes", labels=("cell",)),
+        counter("entity_commands", "Commands that were decided on", amount="commands", labels=("cell",)),
+        gauge("entities", "Entities of which something is known", amount="entities", labels=("cell",)),
+        histogram("entity_commit", "From having a batch to its commit", labels=("cell",)),
+    )
+    cell: str
+    messages: int
+    commands: int
+    changes: int
+    entities: int
+    seconds: float
+    lag: int
+
+
+class CommandFailed(Event, frozen=True, kw_only=True):
+    """An entity stumbled over a command: a bug in its `decide` or `evolve`. The command is refused."""
+
+    tag = "command.failed"
+    text = "command failed"
+    level = "error"
+    metrics = (counter("command_failures", "Commands that an entity stumbled over", labels=("cell",)),)
+    cell: str
+    error: str
+
+
+class SnapshotStored(Event, frozen=True, kw_only=True):
+    """The states of a cell's entities are in the object store, as of `sequence`."""
+
+    tag = "snapshot.stored"
+    text = "snapshot stored"
+    metrics = (counter("snapshots", "Snapshots stored", labels=("cell",)),)
+    cell: str
+    entities: int
+    sequence: int
+    bytes: int
+    seconds: float
+
+
+class SnapshotIgnored(Event, frozen=True, kw_only=True):
+    """A snapshot was of no use, or could not be stored; all changes are folded from the log instead."""
+
+    tag = "snapshot.ignored"
+    text = "snapshot ignored"
+    level = "warning"
+    metrics = (counter("snapshots_ignored", "Snapshots that were of no use", labels=("cell",)),)
+    cell: str
+    reason: str
 
 
 class CellWaiting(Event, frozen=True, kw_only=True):

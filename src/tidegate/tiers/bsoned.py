@@ -19,8 +19,8 @@ import zstandard
 from bson.errors import InvalidDocument
 from bson.raw_bson import RawBSONDocument
 
+from tidegate.head import EventHead, decode_heads, record_id, seen_in
 from tidegate.projection import Recorded
-from tidegate.tiers.head import EventHead, decode_heads, record_id, seen_in
 
 __all__ = ["documents_of", "json_of"]
 

@@ -18,11 +18,11 @@ import zstandard
 from tidegate import frame
 from tidegate.config import S3
 from tidegate.errors import FencedError, FrameError, TierUnavailableError
+from tidegate.head import EventHead, decode_heads, listed, normalise, seen_in
 from tidegate.projection import Position, Record, Recorded, Tally
 from tidegate.tiers import cold_index
 from tidegate.tiers.cold_index import Content, FrameEntry, Summary
 from tidegate.tiers.cold_objects import ColdObjects
-from tidegate.tiers.head import EventHead, decode_heads, listed, normalise, seen_in
 
 __all__ = ["ColdTier", "Found"]
 

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from tidegate.head import EventHead, decode_heads, normalise
 from tidegate.projection import Position, Recorded
-from tidegate.tiers.head import EventHead, decode_heads, normalise
 
 __all__ = [
     "Content",

@@ -14,7 +14,7 @@ Keys, below `tg:<generation>:`, all but the first with a time to live that start
     e:<event id>                 string  "<sequence>:<block>:<line>"; of events with the same id, the newest to arrive
     c:<correlation id>           list    "<time ms> <sequence>:<block>:<line>", newest arrival first; readers see the
                                          first `recent_per_key`, and none whose block has expired
-    o:<observable>               list    the same; observables are normalised (`tiers.head.normalise`): lower case
+    o:<observable>               list    the same; observables are normalised (`head.normalise`): lower case
     m:<minute ms>                hash    "<class_uid> <severity_id>" -> events of that minute, by event time
     minutes                      zset    minute ms -> when its hash expires, seconds since 1970
 
@@ -39,8 +39,8 @@ from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 from tidegate.config import Hot
 from tidegate.errors import FencedError, TierUnavailableError
 from tidegate.frame import digest_of
+from tidegate.head import decode_heads, listed, normalise, seen_in
 from tidegate.projection import Position, Record, Recorded, Tally
-from tidegate.tiers.head import decode_heads, listed, normalise, seen_in
 
 __all__ = ["HotTier", "Lookups", "MinuteCount"]
 

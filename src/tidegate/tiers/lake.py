@@ -32,9 +32,9 @@ from requests.exceptions import RequestException
 
 from tidegate.config import S3, Catalog, Lake
 from tidegate.errors import FencedError, PositionError, QueryError, TierUnavailableError
+from tidegate.head import normalise
 from tidegate.projection import Position, Record, Recorded, Tally
 from tidegate.tiers import lake_check, lake_rows, lake_sql, lake_table
-from tidegate.tiers.head import normalise
 from tidegate.tiers.lake_rows import Rows
 from tidegate.tiers.lake_sql import Answer
 

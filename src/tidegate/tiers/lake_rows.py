@@ -25,8 +25,8 @@ from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
 
+from tidegate.head import Endpoint, EventHead, decode_heads, seen_in
 from tidegate.projection import Recorded
-from tidegate.tiers.head import Endpoint, EventHead, decode_heads, seen_in
 from tidegate.tiers.lake_table import ARROW_SCHEMA
 
 __all__ = ["Rows", "collect", "write"]

@@ -4,10 +4,10 @@ Invariant: a document's `_id` is the record's place in the log, so writing a fra
 
 A document is the OCSF event itself with a few fields of ours beside it:
 
-    _id    int64   `tiers.head.record_id`: sequence in the log << 16 | place in the frame
+    _id    int64   `head.record_id`: sequence in the log << 16 | place in the frame
     _crc   int64   CRC-32 of the event's JSON in the log; their sum is compared with the log's
     _at    date    when the log stored the frame; the document goes `ttl_days` later
-    _seen  array   everything observed in the event, normalised (`tiers.head.normalise`): lower case
+    _seen  array   everything observed in the event, normalised (`head.normalise`): lower case
     _raw   binary  the event's JSON, zstd; only where BSON cannot hold the event as it is (`tiers.bsoned`)
 
 Indexes: each one costs a third to a half of the insert rate, so there are only those that the lookups below need.
@@ -28,9 +28,9 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError,
 
 from tidegate.config import Warm
 from tidegate.errors import FencedError, QueryError, TierUnavailableError
+from tidegate.head import normalise, record_id
 from tidegate.projection import Position, Record, Recorded, Tally
 from tidegate.tiers.bsoned import documents_of, json_of
-from tidegate.tiers.head import normalise, record_id
 
 __all__ = ["WarmTier"]
 

@@ -1,0 +1,1 @@
+"""The kinds of entities that Tidegate comes with, a file each."""

@@ -28,7 +28,8 @@ LAYERS = """
     actor
     publisher streams deadletters schema history
     log
-    reader projection head
+    head
+    reader projection
     bus
     frame
     generator

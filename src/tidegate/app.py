@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
-from litestar.types import ControllerRouterHandler
 
 from tidegate import resources, streams, subject, telemetry
 from tidegate.actor.cell import Cell
@@ -25,7 +24,6 @@ from tidegate.actor.mailbox import Mailbox, shown
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
-from tidegate.edges.http import application, serving
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
 from tidegate.log import Log
 from tidegate.projection import ReadModel
@@ -33,6 +31,8 @@ from tidegate.projector import ProjectionWork, cells_of
 from tidegate.subject import Declarations, load_declarations
 
 if TYPE_CHECKING:
+    from litestar.types import ControllerRouterHandler
+
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
 
@@ -195,6 +195,9 @@ class Process:
 
     async def run(self) -> None:
         """Until cancelled."""
+        # Commands that only look at read models do not wait for a web framework.
+        from tidegate.edges.http import application, serving
+
         app = application(self, self._routes())
         ports = {
             "event-streaming": self.settings.http.event_streaming_port,

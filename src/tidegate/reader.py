@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 from nats.aio.msg import Msg
 
-from tidegate.bus import Bus, Stored
+from tidegate.bus import CONSUMER_NOT_FOUND, Bus, Stored
 from tidegate.errors import BusError, BusUnavailableError
 
 __all__ = ["read"]
@@ -21,6 +21,8 @@ __all__ = ["read"]
 _BATCH = 500
 _BATCH_BYTES = 16 * 1024 * 1024
 _EXPIRES_SECONDS = 2.0
+_IDLE_SECONDS = 30.0
+"""After so long without a pull the server forgets the consumer."""
 
 
 async def read(
@@ -29,7 +31,8 @@ async def read(
     """All messages on `subjects` with first <= sequence <= last.
 
     Uses an ephemeral consumer without acknowledgements, pulled batch by batch, so memory is bounded. After a lost
-    connection it goes on from the last message yielded. With `headers_only` the payloads stay on the server.
+    connection it goes on from the last message yielded, and so it does when the caller took longer over a message
+    than the server keeps an idle consumer. With `headers_only` the payloads stay on the server.
     """
     attempts = 0
     while first <= last:
@@ -40,7 +43,9 @@ async def read(
                     first = message.sequence + 1
                     yield message
             return
-        except BusUnavailableError:
+        except (BusError, BusUnavailableError) as error:
+            if isinstance(error, BusError) and error.code != CONSUMER_NOT_FOUND:
+                raise
             attempts += 1
             if attempts > 5:
                 raise
@@ -58,7 +63,7 @@ async def _read_once(
         "opt_start_seq": first,
         "filter_subject": subjects,
         "headers_only": headers_only,
-        "inactive_threshold": 30 * 10**9,
+        "inactive_threshold": int(_IDLE_SECONDS * 1e9),
         "mem_storage": True,
         "num_replicas": 1,
     }

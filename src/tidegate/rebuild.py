@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -35,7 +36,7 @@ Make = Callable[[int], Rebuildable]
 
 
 _MOST_PASSES = 4
-"""Each pass takes in what arrived during the one before: where they do not get short, waiting longer is in vain."""
+"""Each pass takes in what arrived during the one before. Where the passes do not get shorter, more are in vain."""
 
 
 class Progressed(msgspec.Struct, kw_only=True):
@@ -88,13 +89,13 @@ class Rebuild:
         try:
             await model.open()
             began = time.monotonic()
-            await self._fill(model)
+            await self._fill(model, _MOST_PASSES)
             filled = time.monotonic()
             self.progress.phase = "compare"
             events = await self._compare(model)
             compared = time.monotonic()
-            # What arrived during the comparison is the storage-manager's to take in, but shall not be much.
-            await self._fill(model)
+            # The storage-manager goes on from here; what arrived during the comparison shall not be all its to do.
+            await self._fill(model, 1)
             previous = await self._swap(number)
         finally:
             await model.aclose()
@@ -145,18 +146,23 @@ class Rebuild:
             await _dropped(self._make(stale))
         return state.next, False
 
-    async def _fill(self, model: Rebuildable) -> None:
-        """Until less than a batch arrives during a pass; the storage-manager takes in whatever comes after."""
+    async def _fill(self, model: Rebuildable, passes: int) -> None:
+        """Until less than a batch arrives during a pass, or no fewer than half as many as during the one before.
+
+        The log never stands still, so this ends without having caught up: the storage-manager takes in what is left.
+        """
         first = self.progress.events == 0
-        for _ in range(_MOST_PASSES):
+        most = math.inf
+        for _ in range(passes):
             last = (await self._log.state()).last_sequence
-            before = self.progress.events
+            before = self.progress.events - self.progress.resumed
             async with anyio.create_task_group() as group:
                 for cell in history.cells_of(model, self._log.shards):
                     group.start_soon(self._fill_cell, model, cell, last, first)
-            if self.progress.events - before < self._limit:
+            taken_in = self.progress.events - self.progress.resumed - before
+            if taken_in < self._limit or taken_in > most:
                 return
-            first = False
+            first, most = False, taken_in / 2
 
     async def _fill_cell(self, model: Rebuildable, cell: str, last: int, first: bool) -> None:
         """Read, project and apply side by side, each at most one batch ahead of the next."""

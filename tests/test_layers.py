@@ -22,11 +22,11 @@ LAYERS = """
     verify
     tiers
     projector intake
-    testing
+    memory testing schema
     pipeline
     entities
     actor
-    publisher streams deadletters schema history
+    publisher streams deadletters history
     log
     head
     reader projection

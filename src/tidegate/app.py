@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
+import msgspec
 
 from tidegate import resources, streams, subject, telemetry
 from tidegate.actor.cell import Cell
+from tidegate.actor.entity import Entity
+from tidegate.actor.host import EntityWork
 from tidegate.actor.mailbox import Mailbox, shown
 from tidegate.actor.ownership import PinnedConsumer
+from tidegate.actor.pulling import PullConsumer
+from tidegate.actor.system import forwarding
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
@@ -33,6 +38,7 @@ from tidegate.subject import Declarations, load_declarations
 if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler
 
+    from tidegate.entities.alert import Raised
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
 
@@ -122,6 +128,33 @@ def batching(settings: Settings, tier: str) -> tuple[int, float]:
             return settings.lake.commit_rows, settings.lake.commit_seconds
 
 
+def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
+    """The kinds of entities that the process `entities` hosts. Raises ConfigError for a window that makes no sense."""
+    from tidegate.entities.alert import Alerts
+    from tidegate.entities.correlation import Correlations
+    from tidegate.entities.window import WindowDefinition, Windows
+
+    windows = []
+    for number, one in enumerate(settings.windows):
+        try:
+            windows.append(msgspec.convert(one, WindowDefinition))
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"windows[{number}]", str(error)) from error
+    return [Correlations(), Alerts(), Windows(windows)]
+
+
+def entity_inputs(bus: Bus, entity: Entity[Any, Any, Any], shard: int, pin_timeout_seconds: float) -> Mailbox:
+    """Commands first, then the log as far as the kind follows it."""
+    commands = subject.command(entity.kind, shard)
+    name = f"{entity.kind}-{shard}"
+    pinned = PinnedConsumer(
+        bus, subject.COMMAND, name, [commands], pin_timeout_seconds=pin_timeout_seconds, nudge=commands
+    )
+    if not (followed := subject.followed(entity.follows, "*" if entity.all_shards else shard)):
+        return Mailbox(pinned)
+    return Mailbox(pinned, PullConsumer(bus, subject.LOG, name, followed, beat_seconds=pin_timeout_seconds / 3))
+
+
 class Process:
     """One of Tidegate's own processes."""
 
@@ -202,6 +235,7 @@ class Process:
         ports = {
             "event-streaming": self.settings.http.event_streaming_port,
             "transformation-pipeline": self.settings.http.transformation_pipeline_port,
+            "entities": self.settings.http.entities_port,
             "storage-manager": self.settings.http.storage_manager_port,
         }
         serve, stop = serving(app, self.settings.http.host, ports[self.name])
@@ -275,6 +309,12 @@ class Process:
             if pipeline is not None:
                 for partition in range(self.declared.partitions):
                     self._add_intake(bus, log, pipeline, partition)
+            if self.name == "entities":
+                kinds = entity_kinds(settings)
+                for entity in kinds:
+                    self._add_entities(bus, log, entity)
+                self._add_effects(bus, log)
+                await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
             if self.queries is not None:
                 self.queries.attach(log)
             self._waiting_for = ""
@@ -298,6 +338,28 @@ class Process:
         )
         work = IntakeWork(bus, log, pipeline, partition, self.settings)
         self.cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
+
+    def _add_entities(self, bus: Bus, log: Log, entity: Entity[Any, Any, Any]) -> None:
+        for shard in range(self.declared.shards):
+            work = EntityWork(bus, log, entity, shard)
+            inputs = entity_inputs(bus, entity, shard, self.settings.intake.pin_timeout_seconds)
+            self.cells.append(Cell(f"{entity.kind}.{shard}", work, inputs))
+
+    def _add_effects(self, bus: Bus, log: Log) -> None:
+        """Each new alert is told once, at most, on `alert.raised`, to whoever listens."""
+        from tidegate.entities.effects import KIND, EffectWork
+
+        async def tell(alert_id: str, raised: Raised) -> None:
+            told = {"id": alert_id, **msgspec.to_builtins(raised)}
+            await bus.send(subject.ALERT_RAISED, msgspec.json.encode(told))
+
+        for shard in range(self.declared.shards):
+            name = f"{KIND}-{shard}"
+            seconds = self.settings.intake.pin_timeout_seconds
+            inputs = Mailbox(
+                PinnedConsumer(bus, subject.LOG, name, [subject.entity("alert", shard)], pin_timeout_seconds=seconds)
+            )
+            self.cells.append(Cell(f"{KIND}.{shard}", EffectWork(log, shard, tell), inputs))
 
     async def _keep(self, bus: Bus, log: Log, tier: str, stack: contextlib.AsyncExitStack) -> None:
         """Project into the generation of `tier` that serves, and change over when another one does."""

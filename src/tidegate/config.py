@@ -94,6 +94,7 @@ class Http(_Table, frozen=True):
     event_streaming_port: Port = 8080
     transformation_pipeline_port: Port = 8081
     storage_manager_port: Port = 8083
+    entities_port: Port = 8084
 
 
 class Local(_Table, frozen=True):
@@ -184,6 +185,8 @@ class Settings(_Table, frozen=True):
     cold: Cold = field(default_factory=Cold)
     lake: Lake = field(default_factory=Lake)
     telemetry: Telemetry = field(default_factory=Telemetry)
+    windows: list[dict[str, Any]] = []
+    """Aggregates over time, each as in `entities.window.WindowDefinition`."""
     subjects_path: str | None = None
     """A folder with stream declarations to use instead of the shipped `subjects/`."""
 

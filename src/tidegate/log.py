@@ -7,7 +7,7 @@ expects the sequence of the one before it. A second writer therefore stores noth
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,7 +19,16 @@ from tidegate.event import DeadLetterFact
 from tidegate.projection import Generation, Position, Recorded, Tally
 from tidegate.reader import read
 
-__all__ = ["Log", "Progress", "change_messages", "check_position", "dead_messages", "event_messages", "recorded"]
+__all__ = [
+    "Log",
+    "Progress",
+    "change_messages",
+    "check_position",
+    "dead_messages",
+    "event_messages",
+    "lines_of",
+    "recorded",
+]
 
 INTAKE = "intake"
 """The kind of the cells whose progress records count events."""
@@ -28,6 +37,8 @@ _CHUNK_BYTES = 6 * 1024 * 1024
 
 
 P = TypeVar("P", bound=msgspec.Struct)
+Reader = Callable[..., AsyncGenerator[Stored, None]]
+"""As `tidegate.reader.read`."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +107,11 @@ def change_messages(kind: str, shard: int, lines: Sequence[bytes]) -> list[Outgo
     return _sealed(subject.entity(kind, shard), "change.v1", lines, "", "") if lines else []
 
 
+def lines_of(message: Stored) -> list[bytes]:
+    """The records of a frame of the log, each as JSON."""
+    return frame.inflate(message.payload, "zstd", 2**31).split(b"\n")[:-1]
+
+
 def recorded(message: Stored) -> Recorded:
     """An event frame as projections take it."""
     return Recorded(
@@ -112,9 +128,10 @@ def recorded(message: Stored) -> Recorded:
 class Log:
     """The stream LOG, through a bus."""
 
-    def __init__(self, bus: Bus, shards: int) -> None:
+    def __init__(self, bus: Bus, shards: int, read: Reader = read) -> None:
         self._bus = bus
         self.shards = shards
+        self._read = read
 
     async def state(self) -> StreamState:
         return await self._bus.stream(subject.LOG)
@@ -167,7 +184,7 @@ class Log:
         if last is None:
             last = (await self.state()).last_sequence
         async with contextlib.aclosing(
-            read(self._bus, subject.LOG, subjects, first, last, headers_only=headers_only)
+            self._read(self._bus, subject.LOG, subjects, first, last, headers_only=headers_only)
         ) as messages:
             async for message in messages:
                 yield message

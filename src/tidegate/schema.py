@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate.actor.entity import Change, Command
 from tidegate.event import DeadLetter, Envelope, Redriven
 from tidegate.log import Progress
 from tidegate.ocsf import OcsfEvent
@@ -19,6 +20,8 @@ from tidegate.subject import Declarations
 __all__ = ["drift", "generate", "write"]
 
 SHAPES: dict[str, Any] = {
+    "change": Change,
+    "command": Command,
     "dead_letter": DeadLetter | Redriven,
     "envelope": Envelope,
     "generation": Generation,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from tidegate import tomlfile
 from tidegate.errors import ConfigError
 
 __all__ = [
+    "ALERT_RAISED",
     "COMMAND",
     "INGEST",
     "LOG",
@@ -28,6 +30,7 @@ __all__ = [
     "dead",
     "entity",
     "event",
+    "followed",
     "generation",
     "ingest",
     "load_declarations",
@@ -40,6 +43,8 @@ __all__ = [
 COMMAND = "COMMAND"
 INGEST = "INGEST"
 LOG = "LOG"
+ALERT_RAISED = "alert.raised"
+"""Plain messages, not stored: each new alert."""
 
 _SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -67,6 +72,11 @@ def dead(shard: int | Literal["*"]) -> str:
 def entity(kind: str, shard: int | Literal["*"]) -> str:
     """`log.<kind>.<shard>`: the changes of the entities of one kind."""
     return f"log.{kind}.{shard}"
+
+
+def followed(kinds: Sequence[str], shard: int | Literal["*"]) -> list[str]:
+    """The subjects of these kinds in the log, in one shard or in all."""
+    return [entity(kind, shard) for kind in kinds]
 
 
 def command(kind: str, shard: int) -> str:

@@ -1,4 +1,4 @@
-"""Entities on a real NATS: commands and their answers, groups, recovery, snapshots, idempotence."""
+"""Entities on a real NATS and in memory: commands and their answers, groups, recovery, snapshots, idempotence."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from tidegate.actor.cell import Cell
 from tidegate.actor.entity import NO_COMMAND, Change
 from tidegate.actor.host import EntityProgress, EntityWork, answers
 from tidegate.actor.mailbox import Mailbox
-from tidegate.actor.ownership import PinnedConsumer
-from tidegate.actor.pulling import PullConsumer
 from tidegate.actor.system import System, forwarding
 from tidegate.bus import Bus, connect
 from tidegate.config import Settings
 from tidegate.errors import BusUnavailableError, CommandRefusedError
 from tidegate.log import Log, change_messages, event_messages
+from tidegate.memory import MemoryBus, MemoryInput, memory_log
 
 pytestmark = pytest.mark.anyio
 
@@ -36,33 +35,17 @@ def fresh() -> Counters:
 
 
 class World:
-    def __init__(self, bus: Bus, entity: Counters) -> None:
+    def __init__(self, bus: Bus, entity: Counters, log: Log) -> None:
         self.bus = bus
         self.entity = entity
-        self.log = Log(bus, 4)
-        self.system = System(bus, 4)
-        self.works: list[EntityWork] = []
+        self.log = log
+        self.system = System(bus, self.log)
 
     @contextlib.asynccontextmanager
-    async def hosted(self, *, graceful: bool = True) -> AsyncIterator[list[EntityWork]]:
+    async def hosted(self) -> AsyncIterator[list[EntityWork]]:
         """All four cells, run until the block ends."""
-        works, cells = [], []
-        for shard in range(4):
-            work = EntityWork(self.bus, self.log, self.entity, shard)
-            commands = PinnedConsumer(
-                self.bus,
-                subject.COMMAND,
-                f"{self.entity.kind}-{shard}",
-                [subject.command(self.entity.kind, shard)],
-                pin_timeout_seconds=1.0,
-                nudge=subject.command(self.entity.kind, shard),
-            )
-            events = [
-                PullConsumer(self.bus, subject.LOG, f"{self.entity.kind}-{shard}", [subject.entity(one, shard)])
-                for one in self.entity.follows
-            ]
-            works.append(work)
-            cells.append(Cell(f"{self.entity.kind}.{shard}", work, Mailbox(commands, *events)))
+        works = [EntityWork(self.bus, self.log, self.entity, shard) for shard in range(4)]
+        cells = [Cell(f"{self.entity.kind}.{shard}", work, self._inputs(shard)) for shard, work in enumerate(works)]
         tasks = [asyncio.create_task(cell.run()) for cell in cells]
         try:
             yield works
@@ -71,6 +54,13 @@ class World:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _inputs(self, shard: int) -> Mailbox:
+        if not isinstance(self.bus, MemoryBus):
+            return app.entity_inputs(self.bus, self.entity, shard, 1.0)
+        commands = MemoryInput(self.bus, subject.COMMAND, [subject.command(self.entity.kind, shard)])
+        followed = subject.followed(self.entity.follows, shard)
+        return Mailbox(commands, *([MemoryInput(self.bus, subject.LOG, followed)] if followed else []))
+
     async def state(self, entity_id: str) -> Counter:
         return msgspec.json.decode((await self.system.get(self.entity.kind, entity_id)).state, type=Counter)
 
@@ -78,11 +68,15 @@ class World:
         return (await self.system.ask(self.entity.kind, entity_id, Add(n), **options)).version  # type: ignore[arg-type]
 
 
-@pytest.fixture
-async def world(nats_server: Settings) -> AsyncIterator[World]:
-    async with connect(nats_server.nats_url) as bus:
-        await streams.apply(bus, app.declarations(nats_server))
-        yield World(bus, fresh())
+@pytest.fixture(params=["nats", "memory"])
+async def world(request: pytest.FixtureRequest, nats_server: Settings) -> AsyncIterator[World]:
+    if request.param == "memory":
+        memory = MemoryBus()
+        yield World(memory, fresh(), memory_log(memory))
+    else:
+        async with connect(nats_server.nats_url) as bus:
+            await streams.apply(bus, app.declarations(nats_server))
+            yield World(bus, fresh(), Log(bus, 4))
 
 
 async def test_a_command_is_answered_once_it_is_in_the_log(world: World) -> None:

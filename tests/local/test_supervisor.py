@@ -289,10 +289,10 @@ def test_status_joins_what_the_own_processes_report(here: Settings, start: Start
         read_until(start(sys.executable, "-u", script, str(port)), "listens")
     shown = json.loads(tidegate(here, "status", "--json").stdout)
     assert [row["cell"] for row in shown["sections"]["cells"]] == [f"stand-in {port}" for port in answering]
-    assert shown["unreachable"] == ["transformation-pipeline"]
+    assert shown["unreachable"] == ["transformation-pipeline", "entities"]
     text = tidegate(here, "status").stdout
     assert f"stand-in {answering[0]}" in text
-    assert "no status from: transformation-pipeline" in text
+    assert "no status from: transformation-pipeline, entities" in text
 
 
 # -- honcho --------------------------------------------------------------------------------------------------------

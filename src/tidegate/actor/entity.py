@@ -114,7 +114,7 @@ class Command(Struct, frozen=True, omit_defaults=True):
 
     id: str
     """Of the entity."""
-    command: msgspec.Raw = NO_COMMAND
+    command: msgspec.Raw = msgspec.field(default_factory=lambda: NO_COMMAND)
     """One of the kind's commands, with its tag in `type`; null asks for the state only."""
     command_id: str = ""
     """A repeated command with the same id is answered like the first, and does nothing. The last 10,000 are known."""

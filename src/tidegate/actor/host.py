@@ -11,7 +11,7 @@ import contextlib
 import heapq
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import anyio.to_thread
@@ -25,7 +25,7 @@ from tidegate.actor.pulling import Delivered
 from tidegate.actor.snapshots import Objects, Snapshots
 from tidegate.bus import Stored, StreamState
 from tidegate.errors import CommandRefusedError, FrameError, TidegateError
-from tidegate.log import Log, change_messages, check_position
+from tidegate.log import Log, change_messages, check_position, lines_of
 
 __all__ = ["REPLY", "Answer", "Bus", "EntityProgress", "EntityWork", "Refusal", "answers"]
 
@@ -147,6 +147,10 @@ class EntityWork(Work):
     def __len__(self) -> int:
         return len(self._entities)
 
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Id and state of all entities, one step ahead of the log at most."""
+        return ((entity_id, state) for entity_id, (_, state) in self._entities.items())
+
     def weigh(self, message: Delivered) -> int:
         count = message.headers.get(frame.COUNT, "1")
         return int(count) if count.isdigit() and len(count) < 7 else 1
@@ -189,7 +193,7 @@ class EntityWork(Work):
         changes = self._log.read(subject.entity(self._name, self._shard), self._folded + 1, self._expected)
         async with contextlib.aclosing(changes):
             async for message in changes:
-                for line in frame.inflate(message.payload, "zstd", 2**31).split(b"\n")[:-1]:
+                for line in lines_of(message):
                     change = self._codec.change(line)
                     self._apply(change.id, change.version, change.events)
                     if change.command:
@@ -379,10 +383,13 @@ class EntityWork(Work):
         """Changes and the progress record, in one atomic batch; nothing at all where nothing has happened."""
         decided: _Decided = step.decided
         if not step.batch and not decided.lines:
+            self._undo.popleft()
             return
         messages = change_messages(self._name, self._shard, decided.lines)
         self._expected = await self._log.append(self._name, self._shard, messages, decided.progress, self._expected)
         self._progress, self._folded = decided.progress, self._expected
+        self._undo.popleft()
+        self._unsaved += len(decided.lines)
         telemetry.emit(
             telemetry.EntitiesChanged(
                 cell=self._cell,
@@ -397,12 +404,10 @@ class EntityWork(Work):
 
     async def evolve(self, step: Step) -> None:
         """What was decided is the state now: answer, and store it once in a while."""
-        self._undo.popleft()
         decided: _Decided = step.decided
         for reply, found in decided.replies:
             lines = [msgspec.json.encode(msgspec.structs.replace(one, sequence=self._expected)) for one in found]
             await self._bus.send(reply, b"\n".join(lines))
-        self._unsaved += len(decided.lines)
         if self._unsaved >= self._entity.snapshot_every and (self._saving is None or self._saving.done()):
             self._saving = asyncio.create_task(self._save(), name=f"snapshot {self._cell}")
 

@@ -9,14 +9,40 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
-from tidegate.actor.ownership import PinnedConsumer
-from tidegate.actor.pulling import Delivered, PullConsumer
+from tidegate.actor.pulling import Delivered
+from tidegate.errors import TidegateError
 
-__all__ = ["Mailbox", "Positions", "shown"]
+__all__ = ["Input", "Mailbox", "OwnedInput", "Positions", "shown"]
 
 Positions = Mapping[str, int]
 """Stream -> sequence up to which its input is committed."""
+
+
+class Input(Protocol):
+    """One stream, read from a position on; `pulling.PullConsumer` is one."""
+
+    stream: str
+    wake: asyncio.Event
+    trouble: TidegateError | None
+
+    async def reset(self, after: int) -> None: ...
+
+    def pop(self) -> Delivered | None: ...
+
+    async def ack(self, last: Delivered) -> None: ...
+
+    async def release(self) -> None: ...
+
+
+class OwnedInput(Input, Protocol):
+    """One that only its owner reads; `ownership.PinnedConsumer` is one."""
+
+    async def ensure(self) -> None: ...
+
+    async def acquire(self, position: Callable[[], Awaitable[int]]) -> None: ...
+
 
 _SHARE = 4
 """One part in so many of each batch is kept for the less urgent inputs: urgent ones shall not starve them."""
@@ -32,9 +58,9 @@ def shown(positions: Positions) -> str | int:
 class Mailbox:
     """Whoever the server pins on the first input owns the cell, and reads the others too. No two are of one stream."""
 
-    def __init__(self, pinned: PinnedConsumer, *others: PullConsumer) -> None:
+    def __init__(self, pinned: OwnedInput, *others: Input) -> None:
         self._pinned = pinned
-        self._inputs: list[PullConsumer] = [pinned, *others]
+        self._inputs: list[Input] = [pinned, *others]
         self._wake = asyncio.Event()
         for one in self._inputs:
             one.wake = self._wake

@@ -10,18 +10,19 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Protocol
 
 import msgspec
 from nats.aio.msg import Msg
 
 from tidegate import subject
-from tidegate.actor.entity import Command
+from tidegate.actor.entity import Change, Codec, Command, Entity
 from tidegate.actor.host import REPLY, Answer, Refusal, answers
 from tidegate.bus import Bus as NatsBus
 from tidegate.bus import PublishAck
 from tidegate.errors import BusError, BusUnavailableError, CommandRefusedError
+from tidegate.log import Log, lines_of
 
 __all__ = ["Asking", "System", "forwarding"]
 
@@ -42,9 +43,9 @@ class Asking(Protocol):
 class System:
     """The entities, wherever they run."""
 
-    def __init__(self, bus: Asking, shards: int) -> None:
+    def __init__(self, bus: Asking, log: Log) -> None:
         self._bus = bus
-        self._shards = shards
+        self.log = log
 
     async def ask(
         self,
@@ -77,8 +78,16 @@ class System:
         """The entity's version and state (`null` when nothing is known of it), after all commands given before."""
         return await self._ask(kind, Command(id=entity_id), timeout_seconds)
 
+    async def changes(self, entity: Entity[Any, Any, Any]) -> AsyncGenerator[Change, None]:
+        """Everything that has happened to entities of a kind, in the order of the log, up to now."""
+        codec = Codec(entity)
+        async with contextlib.aclosing(self.log.read(subject.entity(entity.kind, "*"))) as messages:
+            async for message in messages:
+                for line in lines_of(message):
+                    yield codec.change(line)
+
     async def _ask(self, kind: str, command: Command, timeout_seconds: float) -> Answer:
-        to = subject.command(kind, subject.shard_of(command.id, self._shards))
+        to = subject.command(kind, subject.shard_of(command.id, self.log.shards))
         payload = msgspec.json.encode(command)
         deadline = time.monotonic() + timeout_seconds
         reason = "no answer"

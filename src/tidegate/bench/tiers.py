@@ -31,7 +31,7 @@ from tidegate.pipeline.runner import Pipeline
 from tidegate.projection import ReadModel, Recorded
 from tidegate.projector import ProjectionWork, cells_of
 
-__all__ = ["run"]
+__all__ = ["fill", "run"]
 
 DISTINCT = 100_000
 """At most so many different events; beyond them the log holds the same ones again."""
@@ -77,7 +77,7 @@ async def run(
         await fresh_streams(bus, declared, place, first=True)
         try:
             log = Log(bus, declared.shards)
-            await _fill(log, settings, events or store.events)
+            await fill(log, settings, events or store.events)
             frames = [recorded(one) async for one in log.read(subject.event("*"))]
             count = sum(one.count for one in frames)
             mark = uuid.uuid4().hex[:8]
@@ -129,7 +129,7 @@ async def run(
     )
 
 
-async def _fill(log: Log, settings: Settings, events: int) -> None:
+async def fill(log: Log, settings: Settings, events: int) -> None:
     """The log as the intake makes it of about `events` records."""
     distinct = min(events, DISTINCT)
     outputs = commits(distinct, Pipeline.load(log.shards), log.shards, settings.intake.batch_records)

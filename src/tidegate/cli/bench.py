@@ -17,8 +17,8 @@ from tidegate.config import Settings
 
 __all__ = ["bench"]
 
-Name = Literal["ingest", "pipeline", "log", "hot", "warm", "cold", "lake"]
-NAMES: tuple[Name, ...] = ("ingest", "pipeline", "log", "hot", "warm", "cold", "lake")
+Name = Literal["ingest", "pipeline", "log", "hot", "warm", "cold", "lake", "entities", "recovery"]
+NAMES: tuple[Name, ...] = ("ingest", "pipeline", "log", "hot", "warm", "cold", "lake", "entities", "recovery")
 
 
 async def bench(
@@ -93,6 +93,14 @@ async def _run(name: Name, settings: Settings, events: int | None, seconds: floa
             from tidegate.bench import intake
 
             return await intake.run(settings, external=external, **given)
+        case "entities":
+            from tidegate.bench import entities
+
+            return await entities.run(settings, external=external, **given)
+        case "recovery":
+            from tidegate.bench import entities
+
+            return await entities.recovery(settings, external=external, **given)
         case _:
             from tidegate.bench import tiers
 

@@ -20,6 +20,8 @@ __all__ = [
     "CellStopped",
     "CellWaiting",
     "CommandFailed",
+    "EffectCalled",
+    "EffectFailed",
     "EntitiesChanged",
     "EntitiesRecovered",
     "FrameRefused",
@@ -247,6 +249,33 @@ class CommandFailed(Event, frozen=True, kw_only=True):
     level = "error"
     metrics = (counter("command_failures", "Commands that an entity stumbled over", labels=("cell",)),)
     cell: str
+    error: str
+
+
+class EffectCalled(Event, frozen=True, kw_only=True):
+    """The effect of something that an entity went through has taken place."""
+
+    tag = "effect.called"
+    text = "effect called"
+    level = "debug"
+    metrics = (
+        counter("effects", "Effects that took place", labels=("cell",)),
+        histogram("effect", "One call of a handler of effects", labels=("cell",)),
+    )
+    cell: str
+    id: str
+    seconds: float
+
+
+class EffectFailed(Event, frozen=True, kw_only=True):
+    """A handler of effects has failed, or was too slow; it is not called again for the same."""
+
+    tag = "effect.failed"
+    text = "effect failed"
+    level = "error"
+    metrics = (counter("effect_failures", "Effects that failed, and are not repeated", labels=("cell",)),)
+    cell: str
+    id: str
     error: str
 
 

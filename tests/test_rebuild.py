@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -11,12 +13,15 @@ import msgspec
 import pytest
 
 from tests.conftest import local_settings, running
+from tests.system.harness import until
 from tests.tiers import frames
-from tidegate import app, rebuild, streams, subject
+from tidegate import app, history, rebuild, streams, subject
+from tidegate.actor.ownership import PinnedConsumer
 from tidegate.bus import Bus, connect
-from tidegate.config import Nats, Redis, Settings
+from tidegate.config import Nats, Redis, Settings, Warm
 from tidegate.errors import FencedError, PositionError, RebuildError
 from tidegate.head import record_id
+from tidegate.local.processes import environment
 from tidegate.local.servers import server
 from tidegate.log import Log, Progress, event_messages, recorded
 from tidegate.projection import Generation, Position, Rebuildable, Recorded
@@ -128,8 +133,15 @@ async def test_a_rebuild_is_equal_swapped_in_rolled_back_and_collected(world: Wo
 
     again = await world.rebuild(tier).run()
     assert (again.generation, again.previous, again.events) == (3, 1, 320)
+    for generation in (1, 2, 3):
+        for cell, subjects in cells_of(first, 4).items():
+            await PinnedConsumer(
+                world.bus, subject.LOG, history.consumer_of(tier, cell, generation), [subjects]
+            ).ensure()
     assert await rebuild.collect(world.log, tier, lambda one: world.make(tier, one)) == [2]
     assert await (await world.opened(tier, 3)).generations() == [1, 3]
+    kept = {history.consumer_of(tier, cell, generation) for generation in (1, 3) for cell in cells_of(first, 4)}
+    assert set((await world.bus.api(f"CONSUMER.NAMES.{subject.LOG}"))["consumers"]) == kept
     assert await rebuild.collect(world.log, tier, lambda one: world.make(tier, one)) == []
 
 
@@ -164,6 +176,35 @@ async def test_an_interrupted_rebuild_is_carried_on(world: World, tier: str) -> 
     assert (outcome.generation, outcome.resumed, outcome.events) == (2, True, 400)
     # Of cells side by side, one that was cut off may have come through, or not.
     assert 200 <= outcome.applied < 400 if tier == "hot" else outcome.applied == 200
+
+
+def _started(settings: Settings, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tidegate", *arguments]
+    return subprocess.Popen(command, env=environment(settings), stdout=subprocess.DEVNULL)
+
+
+async def test_a_rebuild_that_was_killed_is_carried_on(world: World) -> None:
+    for _ in range(40):
+        await world.write(25)
+    small = msgspec.structs.replace(world.settings, warm=Warm(batch_events=20))
+    process = _started(small, "rebuild", "warm", "--json")
+    shadow = world.make("warm", 2)
+
+    async def begun() -> bool:
+        assert process.poll() is None, "it has ended by itself"
+        position = await shadow.position("all")
+        return position is not None and position.count >= 200
+
+    try:
+        await until(begun, 60, "some batches are in")
+    finally:
+        process.kill()
+        process.wait()
+        await shadow.aclose()
+    assert (await world.log.generation("warm"))[1].active == 1
+    outcome = await world.rebuild("warm").run()
+    assert (outcome.generation, outcome.resumed, outcome.events) == (2, True, 4000)
+    assert 0 < outcome.applied <= 3800
 
 
 async def test_what_is_not_equal_is_not_swapped_in_and_can_be_begun_anew(world: World) -> None:

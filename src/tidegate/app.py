@@ -30,6 +30,7 @@ from tidegate.actor.system import forwarding
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
+from tidegate.history import consumer_of
 from tidegate.log import Log
 from tidegate.projection import ReadModel
 from tidegate.projector import ProjectionWork, cells_of
@@ -387,13 +388,12 @@ class Process:
 
     def _projections(self, bus: Bus, log: Log, model: ReadModel, generation: int) -> list[Cell]:
         limit, linger = batching(self.settings, model.name)
-        mark = "" if generation == 1 else f"-g{generation}"
         cells = []
         for cell, subjects in cells_of(model, self.declared.shards).items():
             consumer = PinnedConsumer(
                 bus,
                 subject.LOG,
-                f"{model.name}-{cell}{mark}",
+                consumer_of(model.name, cell, generation),
                 [subjects],
                 pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
             )

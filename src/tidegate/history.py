@@ -20,7 +20,7 @@ from tidegate.errors import PositionError
 from tidegate.log import Log, recorded
 from tidegate.projection import Position, ReadModel, Recorded
 
-__all__ = ["Archive", "Entry", "cells_of", "complete", "frames", "ledger", "refuse_if_trimmed"]
+__all__ = ["Archive", "Entry", "cells_of", "complete", "consumer_of", "frames", "ledger", "refuse_if_trimmed"]
 
 
 class Archive(Protocol):
@@ -46,6 +46,11 @@ def cells_of(model: ReadModel, shards: int) -> dict[str, str]:
     if model.by_shard:
         return {str(shard): subject.event(shard) for shard in range(shards)}
     return {"all": subject.event("*")}
+
+
+def consumer_of(tier: str, cell: str, generation: int) -> str:
+    """The durable consumer by which a cell of a generation follows the log."""
+    return f"{tier}-{cell}" if generation == 1 else f"{tier}-{cell}-g{generation}"
 
 
 async def frames(

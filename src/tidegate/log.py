@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from tidegate import frame, subject
-from tidegate.bus import WRONG_LAST_SEQUENCE, Bus, Outgoing, Stored, StreamState
+from tidegate.bus import CONSUMER_NOT_FOUND, WRONG_LAST_SEQUENCE, Bus, Outgoing, Stored, StreamState
 from tidegate.errors import BusError, FencedError, PositionError
 from tidegate.event import DeadLetterFact
 from tidegate.projection import Generation, Position, Recorded, Tally
@@ -215,6 +215,14 @@ class Log:
                 raise FencedError(f"generation.{tier}", "another command has changed it; look at it again") from error
             raise
         return ack.seq
+
+    async def forget_consumer(self, name: str) -> None:
+        """Delete a durable consumer. Safe to repeat."""
+        try:
+            await self._bus.api(f"CONSUMER.DELETE.{subject.LOG}.{name}")
+        except BusError as error:
+            if error.code != CONSUMER_NOT_FOUND:
+                raise
 
     async def events_taken_in(self) -> int:
         """Events ever logged, as the intake's progress records count them: also those trimmed since."""

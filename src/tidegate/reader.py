@@ -69,6 +69,7 @@ async def _read_once(
     }
     info = await bus.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config})
     if info["num_pending"] == 0:
+        await _forget(bus, stream, name)
         return
     queue: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = bus.new_inbox()
@@ -113,5 +114,9 @@ async def _read_once(
                 return
     finally:
         await bus.unsubscribe(subscription)
-        with contextlib.suppress(BusError, BusUnavailableError):
-            await bus.api(f"CONSUMER.DELETE.{stream}.{name}")
+        await _forget(bus, stream, name)
+
+
+async def _forget(bus: Bus, stream: str, name: str) -> None:
+    with contextlib.suppress(BusError, BusUnavailableError):
+        await bus.api(f"CONSUMER.DELETE.{stream}.{name}")

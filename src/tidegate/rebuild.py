@@ -238,7 +238,7 @@ async def rollback(log: Log, tier: str) -> Generation:
 
 
 async def collect(log: Log, tier: str, make: Make) -> list[int]:
-    """Drop all generations but the active, the previous and the one being built; returns which."""
+    """Drop all generations but the active, the previous and the one being built, consumers included; returns which."""
     expected, state = await log.generation(tier)
     kept = {state.active, state.previous, state.building}
     async with _open(make(state.active)) as model:
@@ -248,7 +248,11 @@ async def collect(log: Log, tier: str, make: Make) -> list[int]:
         # From here on a change by another command, which might make one of them serve, is refused or seen.
         await log.set_generation(tier, _signed(state, f"dropping {', '.join(map(str, old))}"), expected)
     for one in old:
-        await _dropped(make(one))
+        model = make(one)
+        # The server keeps a durable consumer for ever, wanted or not.
+        for cell in history.cells_of(model, log.shards):
+            await log.forget_consumer(history.consumer_of(tier, cell, one))
+        await _dropped(model)
     return old
 
 

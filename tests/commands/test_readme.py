@@ -51,7 +51,7 @@ def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
     try:
         for language, block in BLOCKS:
             if language == "python":
-                run(["python", "-c", _with_ports(block, settings)], "python")
+                run(["python", "-c", _with_ports(block, settings)], f"python {len(printed)}")
                 continue
             for line in _lines(block):
                 if not line.startswith(IN_A_CLONE):
@@ -59,8 +59,11 @@ def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
     finally:
         subprocess.run(["tidegate", "down", "--quiet"], env=variables, cwd=tmp_path, timeout=60, check=False)
 
-    assert printed["python"].splitlines()[0] == "INGEST/1/1"
-    assert printed["python"].splitlines()[1].startswith("1000 ")
+    published, counted = (text.splitlines() for key, text in printed.items() if key.startswith("python"))
+    assert published[0] == "INGEST/1/1"
+    assert published[1].startswith("1000 ")
+    assert counted == ["{'case 0': 2, 'case 1': 1}"]
+    assert '"version": 2' in next(text for key, text in printed.items() if "alert.acknowledge" in key)
     assert "10.0.0.53:53" in printed["tidegate query hot --observable 10.0.0.5 --after INGEST/1/1"]
     assert "billing" in printed["tidegate query warm --correlation case-7 --limit 3"]
     assert "4001" in next(text for key, text in printed.items() if key.startswith("tidegate query lake"))

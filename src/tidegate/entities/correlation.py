@@ -13,7 +13,7 @@ else, except that those which make the rules escalate it always do.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import ClassVar, Literal, NamedTuple
 
@@ -71,11 +71,11 @@ class CorrelationRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def verdict(self, events: int, severity: int, classes: int) -> str:
         """Why a correlation with so many events is escalated; empty if it is not."""
-        if severity >= self.escalate_severity > 0:
+        if severity >= self.escalate_severity and self.escalate_severity:
             return "severity"
-        if classes >= self.escalate_classes > 0:
+        if classes >= self.escalate_classes and self.escalate_classes:
             return "classes"
-        if events >= self.escalate_events > 0:
+        if events >= self.escalate_events and self.escalate_events:
             return "events"
         return ""
 
@@ -315,11 +315,9 @@ class Correlations(Entity[Correlation, Commands | Seen, Events]):
         rules = self.rules
         count = state.count + observed.count
         severity = _worst(state.severity, observed.severities)
-        before = state.classes
-        classes = len(before)
-        for key in observed.classes:
-            if key not in before:
-                classes += 1
+        classes = len(observed.classes)
+        if before := state.classes:
+            classes = len(before) + sum([key not in before for key in observed.classes])
         why = rules.verdict(count, severity, classes)
         happened: list[Events] = [observed]
         if state.status == "closed":
@@ -335,12 +333,16 @@ class Correlations(Entity[Correlation, Commands | Seen, Events]):
 
     def _fresh(self, known: dict[str, int], heads: Sequence[EventHead]) -> tuple[list[str], int]:
         """The observables that get in, in order, and how many leave: the oldest make room for new ones."""
-        values = {one.value: None for head in heads for one in head.observables}
-        # Most are known, and known ones are in lower case.
-        unknown = [value for value in values if value not in known]
-        if not unknown:
-            return [], 0
-        fresh = [value for value in dict.fromkeys(map(_key, unknown)) if value and value not in known]
+        values: Iterable[str | None] = {one.value: None for head in heads for one in head.observables}
+        if known:
+            # Most are known, and known ones are in lower case.
+            values = [value for value in values if value not in known]
+            if not values:
+                return [], 0
+        fresh = [value.lower() if len(value) < _SHORT else normalise(value) for value in values if value]
+        if known:
+            fresh = [value for value in fresh if value not in known]
+        fresh = list(dict.fromkeys(fresh))
         most = self.rules.observables
         if len(known) + len(fresh) <= most:
             return fresh, 0

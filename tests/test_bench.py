@@ -62,7 +62,9 @@ def assert_nothing_left(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.name.startswith("tidegate-bench-")] == []
 
 
-@pytest.mark.parametrize("name", ["ingest", "pipeline", "log", "hot", "warm", "cold", "lake"])
+@pytest.mark.parametrize(
+    "name", ["ingest", "pipeline", "log", "hot", "warm", "cold", "lake", "rebuild-hot", "rebuild-lake"]
+)
 def test_a_benchmark_prints_one_complete_json_object_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         command(name, "--json", "--events", "4000", "--seconds", "1"),

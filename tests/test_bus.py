@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from tests.conftest import free_ports
 from tests.system.harness import System, system, until
+from tidegate import reader
 from tidegate.bus import STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE, Bus, Outgoing, connect, connect_patiently
 from tidegate.config import Settings
 from tidegate.errors import BusError, BusUnavailableError, FencedError, PositionError
@@ -183,6 +184,23 @@ async def test_reading_ends_when_the_last_messages_of_the_range_have_been_remove
             if len(found) == 100:
                 await bus.publish(f"{name}.rolled", b"y", {"Nats-Rollup": "sub"})
     assert found == list(range(1, 511))
+
+
+async def test_reading_goes_on_after_the_server_has_forgotten_an_idle_consumer(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_BATCH", 20)
+    name = await make(bus)
+    for _ in range(50):
+        await bus.publish(f"{name}.a", b"x")
+    found = []
+    async for one in read(bus, name, f"{name}.>", 1, 50):
+        found.append(one.sequence)
+        if len(found) in (10, 30):  # in the midst of a batch, as a read model that is slow to write does
+            names = (await bus.api(f"CONSUMER.NAMES.{name}"))["consumers"]
+            for consumer in names:
+                await bus.api(f"CONSUMER.DELETE.{name}.{consumer}")
+    assert found == list(range(1, 51))
 
 
 async def test_a_connection_that_cannot_be_made_names_the_address(nats_server: Settings) -> None:

@@ -18,16 +18,18 @@ LAYERS = """
     app
     local
     edges
-    query
+    query rebuild
+    verify
     tiers
     projector intake
     memory testing schema
     pipeline
     entities
     actor
-    publisher streams deadletters
+    publisher streams deadletters history
     log
-    reader projection head
+    head
+    reader projection
     bus
     frame
     generator

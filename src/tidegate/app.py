@@ -12,14 +12,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
 import msgspec
-from litestar.types import ControllerRouterHandler
 
 from tidegate import resources, streams, subject, telemetry
 from tidegate.actor.cell import Cell
@@ -31,22 +30,26 @@ from tidegate.actor.pulling import PullConsumer
 from tidegate.actor.system import forwarding
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
-from tidegate.edges.http import application, serving
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
+from tidegate.history import consumer_of
 from tidegate.log import Log
 from tidegate.projection import ReadModel
 from tidegate.projector import ProjectionWork, cells_of
 from tidegate.subject import Declarations, load_declarations
 
 if TYPE_CHECKING:
+    from litestar.types import ControllerRouterHandler
+
     from tidegate.entities.alert import Raised
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
 
-__all__ = ["TIERS", "batching", "collect_rarely", "declarations", "opened_log", "read_models", "run"]
+__all__ = ["TIERS", "batching", "collect_rarely", "declarations", "opened_log", "read_models", "run", "serving_models"]
 
 TIERS = ("hot", "warm", "cold", "lake")
 Rows = list[dict[str, Any]]
+_LOOK_SECONDS = 1.0
+"""How often a storage-manager looks which generations serve."""
 
 
 def declarations(settings: Settings) -> Declarations:
@@ -67,24 +70,37 @@ async def opened_log(settings: Settings) -> AsyncIterator[tuple[Bus, Log]]:
         yield bus, Log(bus, declarations(settings).shards)
 
 
-def read_models(settings: Settings, names: Sequence[str] = TIERS) -> dict[str, ReadModel]:
-    """The read models called `names`, not yet open. Raises ConfigError for a name that does not exist."""
+async def serving_models(settings: Settings, log: Log, names: Sequence[str] = TIERS) -> dict[str, ReadModel]:
+    """The read models called `names` in the generations that serve, not yet open."""
+    return read_models(settings, names, {name: (await log.generation(name))[1].active for name in names})
+
+
+def read_models(
+    settings: Settings, names: Sequence[str] = TIERS, generations: Mapping[str, int] | None = None
+) -> dict[str, ReadModel]:
+    """The read models called `names`, not yet open, in these generations, else in the first.
+
+    Raises ConfigError for a name that does not exist.
+    """
     models: dict[str, ReadModel] = {}
     for name in names:
+        generation = (generations or {}).get(name, 1)
         # Each driver is imported only by a process that needs it: together they take a second.
         match name:
             case "hot":
                 from tidegate.tiers.hot import HotTier
 
-                models[name] = HotTier(settings.redis_url, settings.hot)
+                models[name] = HotTier(settings.redis_url, settings.hot, generation=generation)
             case "warm":
                 from tidegate.tiers.warm import WarmTier
 
-                models[name] = WarmTier(settings.mongodb_uri, settings.mongodb.database, settings.warm)
+                models[name] = WarmTier(
+                    settings.mongodb_uri, settings.mongodb.database, settings.warm, generation=generation
+                )
             case "cold":
                 from tidegate.tiers.cold import ColdTier
 
-                models[name] = ColdTier(settings.s3_endpoint, settings.s3)
+                models[name] = ColdTier(settings.s3_endpoint, settings.s3, generation=generation)
             case "lake":
                 from tidegate.tiers.lake import LakeTier
 
@@ -94,6 +110,7 @@ def read_models(settings: Settings, names: Sequence[str] = TIERS) -> dict[str, R
                     catalog=settings.catalog,
                     s3=settings.s3,
                     settings=settings.lake,
+                    generation=generation,
                 )
             case _:
                 raise ConfigError("tiers", f"there is no tier {name!r}; there are: {', '.join(TIERS)}")
@@ -214,6 +231,9 @@ class Process:
 
     async def run(self) -> None:
         """Until cancelled."""
+        # Commands that only look at read models do not wait for a web framework.
+        from tidegate.edges.http import application, serving
+
         app = application(self, self._routes())
         ports = {
             "event-streaming": self.settings.http.event_streaming_port,
@@ -298,9 +318,6 @@ class Process:
                     self._add_entities(bus, log, entity)
                 self._add_effects(bus, log)
                 await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
-            for model in self.models.values():
-                stack.push_async_callback(model.aclose)
-                self._add_projections(bus, log, model)
             if self.queries is not None:
                 self.queries.attach(log)
             self._waiting_for = ""
@@ -308,6 +325,8 @@ class Process:
             async with anyio.create_task_group() as group:
                 for cell in self.cells:
                     group.start_soon(cell.run, name=cell.status.cell)
+                for tier in self.models:
+                    group.start_soon(self._keep, bus, log, tier, stack)
                 group.start_soon(anyio.sleep_forever)
 
     def _add_intake(self, bus: Bus, log: Log, pipeline: Pipeline, partition: int) -> None:
@@ -345,18 +364,44 @@ class Process:
             )
             self.cells.append(Cell(f"{KIND}.{shard}", EffectWork(log, shard, tell), inputs))
 
-    def _add_projections(self, bus: Bus, log: Log, model: ReadModel) -> None:
+    async def _keep(self, bus: Bus, log: Log, tier: str, stack: contextlib.AsyncExitStack) -> None:
+        """Project into the generation of `tier` that serves, and change over when another one does."""
+        serving = await self._serving(log, tier, 0)
+        while True:
+            model = self.models[tier] = read_models(self.settings, [tier], {tier: serving})[tier]
+            # Not before the process ends: queries may still be reading a generation that serves no longer.
+            stack.push_async_callback(model.aclose)
+            cells = self._projections(bus, log, model, serving)
+            self.cells += cells
+            async with anyio.create_task_group() as group:
+                for cell in cells:
+                    group.start_soon(cell.run, name=cell.status.cell)
+                serving = await self._serving(log, tier, serving)
+                group.cancel_scope.cancel()
+            self.cells = [one for one in self.cells if one not in cells]
+
+    async def _serving(self, log: Log, tier: str, other: int) -> int:
+        """The generation of `tier` that serves, once it is not `other`."""
+        while True:
+            with contextlib.suppress(BusError, BusUnavailableError):
+                if (active := (await log.generation(tier))[1].active) != other:
+                    return active
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _projections(self, bus: Bus, log: Log, model: ReadModel, generation: int) -> list[Cell]:
         limit, linger = batching(self.settings, model.name)
+        cells = []
         for cell, subjects in cells_of(model, self.declared.shards).items():
             consumer = PinnedConsumer(
                 bus,
                 subject.LOG,
-                f"{model.name}-{cell}",
+                consumer_of(model.name, cell, generation),
                 [subjects],
                 pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
             )
             work = ProjectionWork(log, model, cell, limit=limit, linger_seconds=linger)
-            self.cells.append(Cell(f"{model.name}.{cell}", work, Mailbox(consumer)))
+            cells.append(Cell(f"{model.name}.{cell}", work, Mailbox(consumer)))
+        return cells
 
     async def _streams(self, bus: Bus) -> None:
         """event-streaming makes the streams as declared; the others wait until they are there."""

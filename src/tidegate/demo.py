@@ -6,6 +6,7 @@ Invariant: nothing is reported that was not measured or counted in this run; the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import random
 import statistics
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 
 from tidegate import frame
-from tidegate.app import declarations, opened_log, read_models
+from tidegate.app import declarations, opened_log, serving_models
 from tidegate.bus import Bus
 from tidegate.config import Settings
 from tidegate.errors import TidegateError
@@ -113,8 +114,10 @@ async def run(settings: Settings, records: Records, step: Step) -> Report:
     All processes must be running.
     """
     declared = declarations(settings)
-    models = read_models(settings)
-    async with opened_log(settings) as (bus, log), _opened(models):
+    async with contextlib.AsyncExitStack() as stack:
+        bus, log = await stack.enter_async_context(opened_log(settings))
+        models = await serving_models(settings, log)
+        await stack.enter_async_context(_opened(models))
         queries = Queries(models, log)
         before = await _sums(log, declared.partitions)
         started = time.monotonic()

@@ -18,6 +18,7 @@ __all__ = [
     "PositionTimeoutError",
     "PublishError",
     "QueryError",
+    "RebuildError",
     "RecordError",
     "RuleError",
     "TidegateError",
@@ -92,6 +93,10 @@ class FencedError(TidegateError):
 
 class PositionError(TidegateError):
     """A stored position does not belong to the stream that is there now (recreated, restored, or trimmed past it)."""
+
+
+class RebuildError(TidegateError):
+    """A rebuilt generation was not swapped in, or there is none to go back to; the one that served still serves."""
 
 
 class PublishError(TidegateError):

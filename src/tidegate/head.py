@@ -6,12 +6,24 @@ Invariant: every line of the log has a head; a field of an unexpected type is le
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-__all__ = ["EventHead", "Observable", "decode_heads", "normalise", "record_id", "seen_in"]
+from tidegate.projection import Record, Recorded
+
+__all__ = [
+    "EventHead",
+    "Observable",
+    "decode_heads",
+    "listed",
+    "normalise",
+    "record_id",
+    "records_of",
+    "seen_in",
+]
 
 _MAX_KEY_CHARS = 200
 
@@ -108,6 +120,27 @@ def _decode_leniently(line: bytes) -> EventHead:
 def record_id(sequence: int, index: int) -> int:
     """The identity of a record: the position of its frame in the log and its place in the frame (below 65,536)."""
     return sequence << 16 | index
+
+
+def lenient_heads(lines: Sequence[bytes]) -> list[EventHead]:
+    """As `decode_heads`, of lines that may be damaged: what cannot be read has an empty head."""
+    try:
+        return decode_heads(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [EventHead()] if len(lines) == 1 else [head for one in lines for head in lenient_heads([one])]
+
+
+def records_of(frame: Recorded) -> list[Record]:
+    """The events of a frame of the log as `Rebuildable.records` lists them."""
+    return listed(frame.lines())
+
+
+def listed(lines: Sequence[bytes], first: int = 0) -> list[Record]:
+    """Events, of which the first stands at place `first` of its frame; they may be damaged."""
+    return [
+        Record(index=index, crc=zlib.crc32(line), event_id=head.event_id)
+        for index, (line, head) in enumerate(zip(lines, lenient_heads(lines), strict=True), start=first)
+    ]
 
 
 def normalise(value: str) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from tidegate import frame, subject
-from tidegate.bus import WRONG_LAST_SEQUENCE, Bus, Outgoing, Stored, StreamState
+from tidegate.bus import CONSUMER_NOT_FOUND, WRONG_LAST_SEQUENCE, Bus, Outgoing, Stored, StreamState
 from tidegate.errors import BusError, FencedError, PositionError
 from tidegate.event import DeadLetterFact
-from tidegate.projection import Position, Recorded, Tally
+from tidegate.projection import Generation, Position, Recorded, Tally
 from tidegate.reader import read
 
 __all__ = [
@@ -30,12 +30,15 @@ __all__ = [
     "recorded",
 ]
 
+INTAKE = "intake"
+"""The kind of the cells whose progress records count events."""
 _CHUNK_BYTES = 6 * 1024 * 1024
 """Uncompressed bytes per message at most: below the server's 8 MB even where nothing can be compressed."""
 
 
 P = TypeVar("P", bound=msgspec.Struct)
-Reader = Callable[[Any, str, str, int, int], AsyncGenerator[Stored, None]]
+Reader = Callable[..., AsyncGenerator[Stored, None]]
+"""As `tidegate.reader.read`."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,11 +177,15 @@ class Log:
         """Store facts that belong to no cell (a redrive), atomically."""
         await self._bus.publish_atomic(messages)
 
-    async def read(self, subjects: str, first: int = 1, last: int | None = None) -> AsyncGenerator[Stored, None]:
+    async def read(
+        self, subjects: str, first: int = 1, last: int | None = None, *, headers_only: bool = False
+    ) -> AsyncGenerator[Stored, None]:
         """All messages on `subjects` from `first` to `last` (default: the end as of now), in order."""
         if last is None:
             last = (await self.state()).last_sequence
-        async with contextlib.aclosing(self._read(self._bus, subject.LOG, subjects, first, last)) as messages:
+        async with contextlib.aclosing(
+            self._read(self._bus, subject.LOG, subjects, first, last, headers_only=headers_only)
+        ) as messages:
             async for message in messages:
                 yield message
 
@@ -190,6 +197,39 @@ class Log:
             count += len(lines)
             digest += frame.digest_of(lines)
         return Tally(count=count, digest=digest % 2**64)
+
+    async def generation(self, tier: str) -> tuple[int, Generation]:
+        """Which generation of a read model serves, and the sequence of that fact; (0, the first one) before any."""
+        message = await self._bus.last_message(subject.LOG, subject.generation(tier))
+        if message is None:
+            return 0, Generation()
+        return message.sequence, msgspec.json.decode(message.payload, type=Generation)
+
+    async def set_generation(self, tier: str, new: Generation, expected: int) -> int:
+        """Make `new` the fact. Raises FencedError when the one at sequence `expected` is no longer the newest."""
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(expected), frame.SCHEMA: "generation.v1"}
+        try:
+            ack = await self._bus.publish(subject.generation(tier), msgspec.json.encode(new), headers)
+        except BusError as error:
+            if error.code == WRONG_LAST_SEQUENCE:
+                raise FencedError(f"generation.{tier}", "another command has changed it; look at it again") from error
+            raise
+        return ack.seq
+
+    async def forget_consumer(self, name: str) -> None:
+        """Delete a durable consumer. Safe to repeat."""
+        try:
+            await self._bus.api(f"CONSUMER.DELETE.{subject.LOG}.{name}")
+        except BusError as error:
+            if error.code != CONSUMER_NOT_FOUND:
+                raise
+
+    async def events_taken_in(self) -> int:
+        """Events ever logged, as the intake's progress records count them: also those trimmed since."""
+        # Each by itself: a consumer would miss a record that a newer one replaces while it reads.
+        info = await self._bus.api(f"STREAM.INFO.{subject.LOG}", {"subjects_filter": subject.cell(INTAKE, "*")})
+        records = [await self.progress(INTAKE, one.rsplit(".", 1)[1]) for one in info["state"].get("subjects") or ()]
+        return sum(progress.events for _, progress in records if progress)
 
     async def last_event_sequences(self) -> dict[int, int]:
         """For each shard the sequence of its newest event frame (0 for none)."""
@@ -207,7 +247,22 @@ class Log:
         state = await self.state()
         if position is not None:
             check_position(state, position.created, position.sequence)
+            await self._check_frame(state, position.sequence)
         return state
+
+    async def _check_frame(self, state: StreamState, sequence: int) -> None:
+        """The last frame taken in must still be an event frame, unless it was trimmed: nothing else removes one."""
+        if sequence < state.first_sequence:
+            return
+        message = await self._bus.message_at(subject.LOG, sequence)
+        if message is None or not message.subject.startswith(subject.event("*")[:-1]):
+            if sequence < (await self.state()).first_sequence:
+                return
+            raise PositionError(
+                f"the position {sequence} names no event frame of stream {state.name}: the stream was restored from an"
+                " older copy and has grown since. Restore the newer copy, or build this read model anew with"
+                " `tidegate rebuild`."
+            )
 
 
 def check_position(state: StreamState, created: str, sequence: int) -> None:

@@ -114,11 +114,13 @@ class MemoryBus(Bus):
         found = self._stream(stream).messages.values()
         return next((one for one in found if one.sequence >= sequence and _matches(subject, one.subject)), None)
 
-    async def read(self, stream: str, subjects: str, first: int, last: int) -> AsyncGenerator[Stored, None]:
+    async def read(
+        self, stream: str, subjects: str, first: int, last: int, *, headers_only: bool = False
+    ) -> AsyncGenerator[Stored, None]:
         """All messages on `subjects` with first <= sequence <= last."""
         for one in list(self._stream(stream).messages.values()):
             if first <= one.sequence <= last and _matches(subjects, one.subject):
-                yield one
+                yield one._replace(payload=b"") if headers_only else one
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> PublishAck:
         await asyncio.sleep(0)

@@ -12,7 +12,7 @@ import msgspec
 
 from tidegate import frame
 
-__all__ = ["Position", "ReadModel", "Recorded", "Tally"]
+__all__ = ["Generation", "Position", "ReadModel", "Rebuildable", "Record", "Recorded", "Tally"]
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +43,30 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
     count: int
     digest: int
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """Which generation of a read model serves, as the log says on `log.generation.<tier>`."""
+
+    active: int = 1
+    previous: int | None = None
+    """What `rebuild rollback` goes back to."""
+    building: int | None = None
+    """What a rebuild is filling, or was when it ended early: the next one carries it on."""
+    next: int = 2
+    """The number of the next new one: no number is given twice."""
+    time_ms: int = 0
+    by: str = ""
+    what: str = ""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One event as it stands in a read model."""
+
+    index: int
+    """Its place in its frame."""
+    crc: int
+    event_id: str
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,3 +121,28 @@ class ReadModel(Protocol):
 
     async def tally(self) -> Tally:
         """Count and digest of what is really there, all cells together, read from the data and not from positions."""
+
+
+class Rebuildable(ReadModel, Protocol):
+    """A read model of which several generations can be kept, compared with the log frame by frame, and dropped."""
+
+    keeps_ms: int | None
+    """How long an event is kept, counted from when the log stored it at the earliest; None: for ever."""
+
+    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+        """What is really there of each frame of the log with first <= sequence <= last."""
+
+    async def records(self, sequence: int) -> list[Record]:
+        """What is really there of one frame."""
+
+    async def repair(self, frames: Sequence[Recorded], extra: Sequence[int]) -> None:
+        """Put `frames` in anew in place of what is there of them, and take out the frames `extra`.
+
+        Positions stay. Safe to repeat.
+        """
+
+    async def generations(self) -> list[int]:
+        """The generations that hold anything, ascending."""
+
+    async def drop(self) -> None:
+        """Remove this generation, position included. Safe to repeat."""

@@ -18,17 +18,11 @@ from tidegate.actor.mailbox import Positions
 from tidegate.actor.pulling import Delivered
 from tidegate.bus import Stored
 from tidegate.frame import COUNT
+from tidegate.history import cells_of, refuse_if_trimmed
 from tidegate.log import Log, recorded
 from tidegate.projection import Position, ReadModel
 
 __all__ = ["ProjectionWork", "cells_of"]
-
-
-def cells_of(model: ReadModel, shards: int) -> dict[str, str]:
-    """The cells of a read model, each with the subject that it follows."""
-    if model.by_shard:
-        return {str(shard): subject.event(shard) for shard in range(shards)}
-    return {"all": subject.event("*")}
 
 
 class ProjectionWork(Work):
@@ -47,10 +41,12 @@ class ProjectionWork(Work):
         return int(message.headers.get(COUNT, "1"))
 
     async def recover(self) -> Positions:
-        """Raises PositionError when the read model was built from another log than the one there now."""
+        """Raises PositionError when the read model was built from another log than the one there now, or frames were
+        trimmed before it had them."""
         await self._model.open()
         self._stored = await self._model.position(self._cell)
         state = await self._log.check(self._stored)
+        await refuse_if_trimmed(self._log, self._model, self._cell, self._stored)
         self._created = state.created
         return {subject.LOG: self._stored.sequence if self._stored else 0}
 

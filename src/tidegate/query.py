@@ -159,7 +159,7 @@ class Queries:
         self._models = cast("Mapping[str, Searchable]", models)
         self._log = log
         self._wait_seconds = wait_seconds
-        self._opened: set[str] = set()
+        self._opened: dict[str, Searchable] = {}
 
     def attach(self, log: Log) -> None:
         """From now on positions in `log` can be waited for."""
@@ -379,9 +379,9 @@ class Queries:
         model = self._models.get(name)
         if model is None:
             raise QueryError(f"there is no tier {name!r} here; there is {', '.join(self._models)}")
-        if name not in self._opened:
+        if self._opened.get(name) is not model:  # another generation may serve now
             await model.open()
-            self._opened.add(name)
+            self._opened[name] = model
         return model
 
     def _needed_log(self) -> Log:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 from nats.aio.msg import Msg
 
-from tidegate.bus import Bus, Stored
+from tidegate.bus import CONSUMER_NOT_FOUND, Bus, Stored
 from tidegate.errors import BusError, BusUnavailableError
 
 __all__ = ["read"]
@@ -21,31 +21,40 @@ __all__ = ["read"]
 _BATCH = 500
 _BATCH_BYTES = 16 * 1024 * 1024
 _EXPIRES_SECONDS = 2.0
+_IDLE_SECONDS = 30.0
+"""After so long without a pull the server forgets the consumer."""
 
 
-async def read(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncGenerator[Stored, None]:
+async def read(
+    bus: Bus, stream: str, subjects: str, first: int, last: int, *, headers_only: bool = False
+) -> AsyncGenerator[Stored, None]:
     """All messages on `subjects` with first <= sequence <= last.
 
     Uses an ephemeral consumer without acknowledgements, pulled batch by batch, so memory is bounded. After a lost
-    connection it goes on from the last message yielded.
+    connection it goes on from the last message yielded, and so it does when the caller took longer over a message
+    than the server keeps an idle consumer. With `headers_only` the payloads stay on the server.
     """
     attempts = 0
     while first <= last:
         try:
-            async with contextlib.aclosing(_read_once(bus, stream, subjects, first, last)) as messages:
+            async with contextlib.aclosing(_read_once(bus, stream, subjects, first, last, headers_only)) as messages:
                 async for message in messages:
                     attempts = 0
                     first = message.sequence + 1
                     yield message
             return
-        except BusUnavailableError:
+        except (BusError, BusUnavailableError) as error:
+            if isinstance(error, BusError) and error.code != CONSUMER_NOT_FOUND:
+                raise
             attempts += 1
             if attempts > 5:
                 raise
             await asyncio.sleep(0.2 * attempts)
 
 
-async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int) -> AsyncGenerator[Stored, None]:
+async def _read_once(
+    bus: Bus, stream: str, subjects: str, first: int, last: int, headers_only: bool
+) -> AsyncGenerator[Stored, None]:
     name = f"read-{uuid.uuid4().hex[:12]}"
     config = {
         "name": name,
@@ -53,12 +62,14 @@ async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int
         "deliver_policy": "by_start_sequence",
         "opt_start_seq": first,
         "filter_subject": subjects,
-        "inactive_threshold": 30 * 10**9,
+        "headers_only": headers_only,
+        "inactive_threshold": int(_IDLE_SECONDS * 1e9),
         "mem_storage": True,
         "num_replicas": 1,
     }
     info = await bus.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config})
     if info["num_pending"] == 0:
+        await _forget(bus, stream, name)
         return
     queue: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = bus.new_inbox()
@@ -103,5 +114,9 @@ async def _read_once(bus: Bus, stream: str, subjects: str, first: int, last: int
                 return
     finally:
         await bus.unsubscribe(subscription)
-        with contextlib.suppress(BusError, BusUnavailableError):
-            await bus.api(f"CONSUMER.DELETE.{stream}.{name}")
+        await _forget(bus, stream, name)
+
+
+async def _forget(bus: Bus, stream: str, name: str) -> None:
+    with contextlib.suppress(BusError, BusUnavailableError):
+        await bus.api(f"CONSUMER.DELETE.{stream}.{name}")

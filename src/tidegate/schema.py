@@ -14,6 +14,7 @@ from tidegate.actor.entity import Change, Command
 from tidegate.event import DeadLetter, Envelope, Redriven
 from tidegate.log import Progress
 from tidegate.ocsf import OcsfEvent
+from tidegate.projection import Generation
 from tidegate.subject import Declarations
 
 __all__ = ["drift", "generate", "write"]
@@ -23,6 +24,7 @@ SHAPES: dict[str, Any] = {
     "command": Command,
     "dead_letter": DeadLetter | Redriven,
     "envelope": Envelope,
+    "generation": Generation,
     "ocsf_event": OcsfEvent,
     "progress": Progress,
 }

@@ -31,6 +31,7 @@ __all__ = [
     "entity",
     "event",
     "followed",
+    "generation",
     "ingest",
     "load_declarations",
     "shard_from",
@@ -91,6 +92,11 @@ def ask(kind: str) -> str:
 def cell(kind: str, shard: int | str) -> str:
     """`log.cell.<kind>.<shard>`: the newest progress record of one cell."""
     return f"log.cell.{kind}.{shard}"
+
+
+def generation(tier: str) -> str:
+    """`log.generation.<tier>`: which generation of a read model serves, and which one is being built."""
+    return f"log.generation.{tier}"
 
 
 def source_from(subject: str) -> str:

@@ -103,7 +103,7 @@ def test_a_trace_leads_from_the_publisher_to_every_read_model(tidegate: Command,
 def test_status_shows_streams_cells_and_positions(tidegate: Command) -> None:
     shown = json.loads(tidegate("status", "--json").stdout)
     assert all(one["ready"] for one in shown["processes"])
-    assert {row["stream"] for row in shown["sections"]["streams"]} == {"INGEST", "LOG"}
+    assert {row["stream"] for row in shown["sections"]["streams"]} == {"COMMAND", "INGEST", "LOG"}
     assert {row["cell"] for row in shown["sections"]["cells"]} >= {
         "intake.0",
         "hot.3",

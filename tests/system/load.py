@@ -65,7 +65,7 @@ class Load:
 
     def __init__(self, bus: Bus, *, batch: int = 60, pause_seconds: float = 0.02) -> None:
         Load._loads += 1
-        self._prefix = f"load-{Load._loads}"
+        self.prefix = f"load-{Load._loads}"
         self._bus = bus
         self._batch = batch
         self._pause = pause_seconds
@@ -116,7 +116,7 @@ class Load:
         ids, broken = set(), set()
         for record in self._records.records(self._batch):
             self._made += 1
-            name = f"{self._prefix}-{self._made}"
+            name = f"{self.prefix}-{self._made}"
             ids.add(name)
             if self._made % 50:
                 events.append(Envelope(event_id=name, source=record.source, data=msgspec.Raw(record.data)))
@@ -127,7 +127,7 @@ class Load:
 
     def compare(self, ids: Counter[str], among: set[str]) -> Found:
         """How `ids`, all from one place that shall hold `among`, compare with what was published."""
-        mine = Counter({name: count for name, count in ids.items() if name.startswith(f"{self._prefix}-")})
+        mine = Counter({name: count for name, count in ids.items() if name.startswith(f"{self.prefix}-")})
         return Found(
             acknowledged=len(among),
             lost=len(among - mine.keys()),

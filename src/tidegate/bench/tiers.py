@@ -10,7 +10,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from tidegate import subject
 from tidegate.actor.cell import Cell, Step
@@ -21,15 +21,16 @@ from tidegate.app import batching, declarations, read_models
 from tidegate.bench.material import commits
 from tidegate.bench.report import Report, balanced, made, rounds
 from tidegate.bench.servers import fresh_streams, servers, without_streams
-from tidegate.bench.stores import STORES
+from tidegate.bench.stores import STORES, Store
 from tidegate.bus import Bus, connect
 from tidegate.config import Settings
 from tidegate.errors import BalanceError
 from tidegate.head import decode_heads
 from tidegate.log import Log, Progress, recorded
 from tidegate.pipeline.runner import Pipeline
-from tidegate.projection import ReadModel, Recorded
+from tidegate.projection import ReadModel, Rebuildable, Recorded
 from tidegate.projector import ProjectionWork, cells_of
+from tidegate.rebuild import Rebuild
 
 __all__ = ["fill", "run"]
 
@@ -63,9 +64,16 @@ class _Timed(ProjectionWork):
 
 
 async def run(
-    tier: str, settings: Settings, *, events: int | None = None, seconds: float = 8.0, external: bool = False
+    tier: str,
+    settings: Settings,
+    *,
+    events: int | None = None,
+    seconds: float = 8.0,
+    external: bool = False,
+    rebuilding: bool = False,
 ) -> Report:
-    """Runs of about `events` events, for `seconds` or three times, whichever is longer."""
+    """Runs of about `events` events, for `seconds` or three times, whichever is longer; with `rebuilding` each is a
+    rebuild, comparison and swap included."""
     began = time.monotonic()
     store = STORES[tier]
     declared = declarations(settings)
@@ -104,8 +112,13 @@ async def run(
                 # The limit goes first: it is the warm-up of the server and the driver too.
                 async with fresh(f"limit{number}") as model:
                     limit_runs.append(count / await store.best(model, _batches(model, frames, limit)))
-                async with fresh(f"run{number}") as model:
-                    rate, times = await _run(bus, log, model, limit, linger, frames)
+                if rebuilding:
+                    rate, times = await _rebuild(
+                        log, tier, store, store.settings(place.settings, f"{mark}_run{number}"), limit, frames
+                    )
+                else:
+                    async with fresh(f"run{number}") as model:
+                        rate, times = await _run(bus, log, model, limit, linger, frames)
                 runs.append(rate)
                 latencies += times
         finally:
@@ -113,14 +126,17 @@ async def run(
                 await without_streams(bus, declared)
     best = sorted(limit_runs)[len(limit_runs) // 2]
     return made(
-        bench=tier,
+        bench=f"rebuild-{tier}" if rebuilding else tier,
         events=count,
         runs=runs,
         limit=store.limit,
         limit_runs=limit_runs,
-        bar=store.bar or round(best * store.bar_share),
+        # A rebuild reads all of the log a second time, and all that it has written, to compare them.
+        bar=(store.bar or round(best * store.bar_share)) // (2 if rebuilding else 1),
         latencies=latencies,
-        latency=f"a batch of up to {limit:,} events, from having it to its position being stored",
+        latency="a whole rebuild, comparison and swap included"
+        if rebuilding
+        else f"a batch of up to {limit:,} events, from having it to its position being stored",
         fsync=store.fsync,
         bytes_per_event=sum(len(one.payload) for one in frames) / count,
         began=began,
@@ -187,6 +203,29 @@ async def _run(
     busy = [work for work in works if work.ended]
     seconds = max(work.ended for work in busy) - min(work.began for work in busy)
     return count / seconds, [one for work in busy for one in work.latencies]
+
+
+async def _rebuild(
+    log: Log, tier: str, store: Store, settings: Settings, limit: int, frames: Sequence[Recorded]
+) -> tuple[float, list[float]]:
+    """Events per second of one rebuild, and the seconds it took; what it has built is removed."""
+
+    def make(generation: int) -> Rebuildable:
+        return cast("Rebuildable", read_models(settings, [tier], {tier: generation})[tier])
+
+    count = sum(one.count for one in frames)
+    began = time.monotonic()
+    outcome = await Rebuild(log, tier, make, limit=limit).run()
+    seconds = time.monotonic() - began
+    model = make(outcome.generation)
+    try:
+        await model.open()
+        balanced(f"events compared in {tier}", outcome.events, count)
+        await _check_ids(model, frames)
+        await store.remove(model)
+    finally:
+        await model.aclose()
+    return count / seconds, [seconds]
 
 
 async def _check_ids(model: Any, frames: Sequence[Recorded]) -> None:

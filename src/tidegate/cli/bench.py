@@ -6,7 +6,8 @@ Invariant: what was started for a benchmark is gone before the next one starts, 
 from __future__ import annotations
 
 import signal
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
 
 import anyio
 import msgspec
@@ -17,12 +18,24 @@ from tidegate.config import Settings
 
 __all__ = ["bench"]
 
-Name = Literal["ingest", "pipeline", "log", "hot", "warm", "cold", "lake", "entities", "recovery"]
-NAMES: tuple[Name, ...] = ("ingest", "pipeline", "log", "hot", "warm", "cold", "lake", "entities", "recovery")
+Name = Literal[
+    "ingest",
+    "pipeline",
+    "log",
+    "hot",
+    "warm",
+    "cold",
+    "lake",
+    "entities",
+    "recovery",
+    "rebuild-hot",
+    "rebuild-lake",
+]
+NAMES: tuple[Name, ...] = get_args(Name)
 
 
 async def bench(
-    what: Name | Literal["all"],
+    what: Name | Literal["rebuild", "all"],
     /,
     *,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -36,7 +49,7 @@ async def bench(
     Parameters
     ----------
     what
-        Which part.
+        Which part; `rebuild` is both rebuilds.
     json
         Print one JSON object for each benchmark, on a line of its own.
     events
@@ -62,7 +75,7 @@ async def bench(
     async with anyio.create_task_group() as group:
         with anyio.CancelScope() as scope:
             group.start_soon(end_on_signal, scope)
-            for name in NAMES if what == "all" else (what,):
+            for name in _named(what):
                 report = await _run(name, settings, events, seconds, external)
                 if json:
                     print(msgspec.json.encode(report).decode(), flush=True)
@@ -70,6 +83,12 @@ async def bench(
                     _show(report)
         group.cancel_scope.cancel()
     return code
+
+
+def _named(what: Name | Literal["rebuild", "all"]) -> Sequence[Name]:
+    if what == "all":
+        return NAMES
+    return [one for one in NAMES if one.startswith("rebuild-")] if what == "rebuild" else [what]
 
 
 def _above(value: float | None, bound: float) -> None:
@@ -104,7 +123,8 @@ async def _run(name: Name, settings: Settings, events: int | None, seconds: floa
         case _:
             from tidegate.bench import tiers
 
-            return await tiers.run(name, settings, external=external, **given)
+            tier = name.removeprefix("rebuild-")
+            return await tiers.run(tier, settings, external=external, rebuilding=tier != name, **given)
 
 
 def _show(one: Report) -> None:

@@ -236,19 +236,19 @@ async def trace(identity: str | None = None, /, *, settings: Given) -> int:
 
 async def _trace_of_event(event_id: str, settings: Settings) -> str:
     from tidegate import frame, subject
-    from tidegate.app import opened_log, read_models
+    from tidegate.app import opened_log, serving_models
     from tidegate.errors import TidegateError
 
-    models: dict[str, Any] = dict(read_models(settings, ["warm"]))
-    warm = models["warm"]
-    try:
-        await warm.open()
-        sequence = await warm.sequence_of(event_id)
-    finally:
-        await warm.aclose()
-    if sequence is None:
-        raise QueryError(f"there is no event {event_id} in the warm read model")
-    async with opened_log(settings) as (bus, _):
+    async with opened_log(settings) as (bus, log):
+        models: dict[str, Any] = dict(await serving_models(settings, log, ["warm"]))
+        warm = models["warm"]
+        try:
+            await warm.open()
+            sequence = await warm.sequence_of(event_id)
+        finally:
+            await warm.aclose()
+        if sequence is None:
+            raise QueryError(f"there is no event {event_id} in the warm read model")
         message = await bus.message_at(subject.LOG, sequence)
     if message is None or not (parent := message.headers.get(frame.TRACEPARENT, "")):
         raise TidegateError(f"the log frame {sequence} of event {event_id} carries no trace")

@@ -35,6 +35,8 @@ COMMANDS = (
         "tidegate.cli.subjects:subjects",
         "The declared streams: compare with the server, apply, generate schemas.",
     ),
+    ("rebuild", "tidegate.cli.rebuild:rebuild", "Build a read model anew beside the one that serves, and swap it in."),
+    ("verify", "tidegate.cli.rebuild:verify", "Compare the read models with the log, and name what differs."),
     ("publish", "tidegate.cli.events:publish", "Publish the lines of a file or of standard input."),
     ("tail", "tidegate.cli.events:tail", "Show live events readably."),
     ("dead", "tidegate.cli.events:dead", "Inputs that could not become events: list, show, redrive."),

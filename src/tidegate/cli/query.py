@@ -17,6 +17,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from tidegate.config import Settings
+from tidegate.errors import BusError, BusUnavailableError
 from tidegate.query import Queries, TierName, parse_time
 
 if TYPE_CHECKING:
@@ -223,15 +224,21 @@ async def _events(tier: TierName, look: Look, settings: Settings) -> int:
 
 @contextlib.asynccontextmanager
 async def _queries(tier: TierName, look: Look, settings: Settings) -> AsyncIterator[Queries]:
-    """Queries over this one tier; NATS is needed for waiting only."""
-    from tidegate.app import opened_log, read_models
+    """Queries over this one tier, in the generation that serves; without NATS only the first one can be asked."""
+    from tidegate.app import opened_log, read_models, serving_models
 
-    models = read_models(settings, [tier])
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(models[tier].aclose)
         log = None
-        if look.after is not None:
+        models = read_models(settings, [tier])
+        stack.push_async_callback(models[tier].aclose)
+        try:
             _, log = await stack.enter_async_context(opened_log(settings))
+            models = await serving_models(settings, log, [tier])
+            stack.push_async_callback(models[tier].aclose)
+        except (BusError, BusUnavailableError) as error:
+            if look.after is not None:
+                raise
+            print(f"note: asking generation 1, as NATS does not say which one serves: {error}", file=sys.stderr)
         yield Queries(models, log)
 
 

@@ -17,9 +17,9 @@ import zstandard
 
 from tidegate import frame
 from tidegate.config import S3
-from tidegate.errors import FencedError, TierUnavailableError
-from tidegate.head import EventHead, decode_heads, normalise, seen_in
-from tidegate.projection import Position, Recorded, Tally
+from tidegate.errors import FencedError, FrameError, TierUnavailableError
+from tidegate.head import EventHead, decode_heads, listed, normalise, seen_in
+from tidegate.projection import Position, Record, Recorded, Tally
 from tidegate.tiers import cold_index
 from tidegate.tiers.cold_index import Content, FrameEntry, Summary
 from tidegate.tiers.cold_objects import ColdObjects
@@ -48,6 +48,7 @@ class ColdTier:
 
     name = "cold"
     by_shard = True
+    keeps_ms: int | None = None
 
     def __init__(self, endpoint: str, settings: S3, *, generation: int = 1, timeout_seconds: float = 10.0) -> None:
         self._objects = ColdObjects(endpoint, settings, generation, timeout_seconds)
@@ -101,6 +102,16 @@ class ColdTier:
                     digest += counter.digest
         return Tally(count=count, digest=digest % 2**64)
 
+    async def generations(self) -> list[int]:
+        async with self._objects.reaching():
+            return await self._objects.generations()
+
+    async def drop(self) -> None:
+        await self._objects.open()
+        async with self._objects.reaching():
+            for shard in await self._objects.shards():
+                await self._objects.remove(shard)
+
     async def shards(self) -> list[str]:
         """The shards that have objects."""
         async with self._objects.reaching():
@@ -111,6 +122,44 @@ class ColdTier:
         async with self._objects.reaching():
             async for one in self._objects.latest_first(shard):
                 yield one
+
+    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+        """Inflates every frame; one that cannot be counts as nothing."""
+        found = {}
+        for shard in await self.shards():
+            async for one in self.get_range(shard, first, last):
+                lines = await anyio.to_thread.run_sync(_lines, one)
+                found[one.sequence] = Tally(count=len(lines), digest=frame.digest_of(lines))
+        return found
+
+    async def records(self, sequence: int) -> list[Record]:
+        return [
+            record
+            for shard in await self.shards()
+            async for one in self.get_range(shard, sequence, sequence)
+            for record in listed(_lines(one))
+        ]
+
+    async def repair(self, frames: Sequence[Recorded], extra: Sequence[int]) -> None:
+        """An object is never changed, except to become again what it was: its frames, byte by byte as logged."""
+        if extra:
+            raise TierUnavailableError(self.name, f"the archive has frames that the log has not: {extra[:10]}")
+        for one in frames:
+            await self._put_back(one)
+
+    async def _put_back(self, one: Recorded) -> None:
+        shard = str(one.shard)
+        async with self._objects.reaching():
+            after = await self._objects.floor(shard, one.sequence - 1)
+            found = await self._objects.index(shard, after) if after is not None else None
+            entry = (
+                next((entry for entry in found[0].frames if entry.sequence == one.sequence), None) if found else None
+            )
+            if after is None or entry is None or entry.length != len(one.payload):
+                raise TierUnavailableError(
+                    self.name, f"frame {one.sequence} has no place in the archive: restore the object from a backup"
+                )
+            await self._objects.mend(shard, after, entry.offset, one.payload)
 
     async def get_range(self, shard: str, first: int, last: int) -> AsyncIterator[Recorded]:
         """The frames of a shard with first <= sequence <= last, ascending, without a gap, up to the archive's end."""
@@ -233,6 +282,14 @@ class ColdTier:
         size = 4 * sum(entry.fingerprints for entry in index.frames)
         start = index.fingerprints_at
         return cold_index.frames_with(index, await self._objects.read(shard, one.after, start, start + size), wanted)
+
+
+def _lines(one: Recorded) -> list[bytes]:
+    """The events of an archived frame, none when it is damaged."""
+    try:
+        return one.lines()
+    except FrameError:
+        return []
 
 
 class _Counter:

@@ -208,6 +208,34 @@ class ColdObjects:
                 raise FencedError(shard, f"another writer has put {key}") from error
             raise
 
+    async def mend(self, shard: str, after: int, offset: int, payload: bytes) -> None:
+        """Put `payload` back at `offset` of an object that was damaged there."""
+        key = self.key(shard, after)
+        answer = await self._client.get_object(Bucket=self._settings.bucket, Key=key)
+        async with answer["Body"] as body:
+            whole = bytearray(await body.read())
+        whole[offset : offset + len(payload)] = payload
+        await self._client.put_object(
+            Bucket=self._settings.bucket,
+            Key=key,
+            Body=bytes(whole),
+            ContentType="application/zstd",
+            Metadata=answer["Metadata"],
+        )
+
+    async def remove(self, shard: str) -> None:
+        """Remove all objects of a shard, the newest first, so that what is left is an archive too."""
+        for after in reversed([one async for one in self.names(shard)]):
+            await self._client.delete_object(Bucket=self._settings.bucket, Key=self.key(shard, after))
+
+    async def generations(self) -> list[int]:
+        """The generations that have objects, ascending."""
+        answer = await self._client.list_objects_v2(Bucket=self._settings.bucket, Prefix="events/", Delimiter="/")
+        names = [
+            one["Prefix"].removeprefix("events/gen=").removesuffix("/") for one in answer.get("CommonPrefixes", [])
+        ]
+        return sorted(int(name) for name in names if name.isdecimal())
+
     async def _writer_of(self, key: str) -> str | None:
         try:
             answer = await self._client.head_object(Bucket=self._settings.bucket, Key=key)

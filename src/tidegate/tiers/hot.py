@@ -34,12 +34,13 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from zstandard import ZstdCompressor, ZstdDecompressor
+from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from tidegate.config import Hot
 from tidegate.errors import FencedError, TierUnavailableError
-from tidegate.head import decode_heads, normalise, seen_in
-from tidegate.projection import Position, Recorded, Tally
+from tidegate.frame import digest_of
+from tidegate.head import decode_heads, listed, normalise, seen_in
+from tidegate.projection import Position, Record, Recorded, Tally
 
 __all__ = ["HotTier", "Lookups", "MinuteCount"]
 
@@ -138,6 +139,7 @@ class HotTier:
     def __init__(self, url: str, settings: Hot, *, generation: int = 1, timeout_seconds: float = 10.0) -> None:
         self._settings = settings
         self._prefix = f"tg:{generation}:"
+        self.keeps_ms: int | None = settings.ttl_seconds * 1000
         # No retry inside the driver: a call repeated after a lost answer would find its own position and look fenced.
         self._redis = Redis.from_url(
             url,
@@ -188,6 +190,74 @@ class HotTier:
             stored = await _result(self._redis.hvals(f"{self._prefix}positions"))
         positions = [msgspec.json.decode(one, type=Position) for one in stored]
         return Tally(count=sum(one.count for one in positions), digest=sum(one.digest for one in positions) % 2**64)
+
+    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+        """Counted from the blocks that are there; what has expired is not."""
+        found: dict[int, Tally] = {}
+        async for sequence, _, lines in self._blocks(f"{self._prefix}b:*", first, last):
+            before = found.get(sequence, Tally(count=0, digest=0))
+            found[sequence] = Tally(count=before.count + len(lines), digest=before.digest + digest_of(lines))
+        return found
+
+    async def records(self, sequence: int) -> list[Record]:
+        blocks = [one async for one in self._blocks(f"{self._prefix}b:{sequence}:*", sequence, sequence)]
+        return [record for _, block, lines in sorted(blocks) for record in listed(lines, block * BLOCK)]
+
+    async def _blocks(self, pattern: str, first: int, last: int) -> AsyncIterator[tuple[int, int, list[bytes]]]:
+        """Sequence, block and events. A damaged block counts as one event that no frame has."""
+        cursor, start = 0, len(self._prefix) + 2
+        seen: set[bytes] = set()
+        while True:
+            async with self._reaching():
+                cursor, keys = await _result(self._redis.scan(cursor, match=pattern, count=2000))
+                places = {key: [int(part) for part in key[start:].split(b":")] for key in keys if key not in seen}
+                seen.update(places)
+                wanted = [key for key, (sequence, _) in places.items() if first <= sequence <= last]
+                values = await _result(self._redis.mget(wanted)) if wanted else []
+            for key, value in zip(wanted, values, strict=True):
+                if value is not None:
+                    sequence, block = places[key]
+                    yield sequence, block, self._lines(value)
+            if cursor == 0:
+                return
+
+    def _lines(self, block: bytes) -> list[bytes]:
+        try:
+            return self._decompress(block).split(b"\n")
+        except ZstdError:
+            return [block]
+
+    async def repair(self, frames: Sequence[Recorded], extra: Sequence[int]) -> None:
+        """Blocks and ids only: lists and counts, which the frames are in already, would have them twice."""
+        ttl = self._settings.ttl_seconds
+        for sequence in [*extra, *(one.sequence for one in frames)]:
+            async with self._reaching():
+                stale = [key async for key in self._redis.scan_iter(f"{self._prefix}b:{sequence}:*", count=2000)]
+                if stale:
+                    await self._redis.delete(*stale)
+        for one in frames:
+            values = _writes([one], 1)
+            async with self._reaching(), self._redis.pipeline(transaction=False) as pipeline:
+                for at in range(1, 1 + 2 * values[0], 2):
+                    pipeline.set(self._prefix + values[at], values[at + 1], ex=ttl)
+                await pipeline.execute()
+
+    async def generations(self) -> list[int]:
+        async with self._reaching():
+            keys = [key async for key in self._redis.scan_iter("tg:*:positions", count=2000)]
+        return sorted(int(key.split(b":")[1]) for key in keys)
+
+    async def drop(self) -> None:
+        async with self._reaching():
+            batch: list[bytes] = []
+            async for key in self._redis.scan_iter(f"{self._prefix}*", count=2000):
+                # Last of all, so that a drop that was cut short is seen and can be repeated.
+                if key != f"{self._prefix}positions".encode():
+                    batch.append(key)
+                if len(batch) >= 1000:
+                    await self._redis.unlink(*batch)
+                    batch.clear()
+            await self._redis.unlink(*batch, f"{self._prefix}positions")
 
     async def present(self, ids: Sequence[str]) -> int:
         """How many of the event ids can be looked up (one that is given twice counts twice)."""

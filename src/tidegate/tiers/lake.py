@@ -10,6 +10,7 @@ commit. pyiceberg is synchronous, so its calls run in worker threads; a cancelle
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import uuid
@@ -32,8 +33,8 @@ from requests.exceptions import RequestException
 from tidegate.config import S3, Catalog, Lake
 from tidegate.errors import FencedError, PositionError, QueryError, TierUnavailableError
 from tidegate.head import normalise
-from tidegate.projection import Position, Recorded, Tally
-from tidegate.tiers import lake_rows, lake_sql, lake_table
+from tidegate.projection import Position, Record, Recorded, Tally
+from tidegate.tiers import lake_check, lake_rows, lake_sql, lake_table
 from tidegate.tiers.lake_rows import Rows
 from tidegate.tiers.lake_sql import Answer
 
@@ -84,6 +85,8 @@ class LakeTier:
         timeout_seconds: float = 30.0,
     ) -> None:
         self._namespace = catalog.namespace
+        self._base = catalog.table
+        self.keeps_ms: int | None = None
         table = catalog.table if generation == 1 else f"{catalog.table}_{generation}"
         self._identifier = (catalog.namespace, table)
         self._settings = settings
@@ -208,6 +211,50 @@ class LakeTier:
                 count += batch.num_rows
                 digest += pc.sum(batch["crc"]).as_py() or 0
         return Tally(count=count, digest=digest % 2**64)
+
+    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+        """Counted from the events themselves, not from the column `crc`."""
+        return await anyio.to_thread.run_sync(lambda: lake_check.frames(self._load_dataset(), first, last))
+
+    async def records(self, sequence: int) -> list[Record]:
+        return await anyio.to_thread.run_sync(lambda: lake_check.records(self._load_dataset(), sequence))
+
+    async def repair(self, frames: Sequence[Recorded], extra: Sequence[int]) -> None:
+        """Two commits: take out, put in. An `apply` at the same time is fenced and comes again."""
+        await anyio.to_thread.run_sync(self._repair, frames, extra)
+
+    def _repair(self, frames: Sequence[Recorded], extra: Sequence[int]) -> None:
+        with self._reaching():
+            lake_check.take_out(self._load(), [*extra, *(one.sequence for one in frames)])
+            if frames:
+                _append(self._load(), *lake_rows.collect(frames), {})
+
+    async def generations(self) -> list[int]:
+        return await anyio.to_thread.run_sync(self._generations)
+
+    def _generations(self) -> list[int]:
+        catalog = self._opened()
+        with self._reaching():
+            names = [name for _, name in catalog.list_tables(self._namespace)]
+        prefix = f"{self._base}_"
+        later = [int(one.removeprefix(prefix)) for one in names if one.removeprefix(prefix).isdecimal()]
+        return sorted([*([1] if self._base in names else []), *later])
+
+    async def drop(self) -> None:
+        await anyio.to_thread.run_sync(self._drop)
+
+    def _drop(self) -> None:
+        catalog = self._opened()
+        with self._reaching(), contextlib.suppress(exceptions.NoSuchTableError):
+            catalog.purge_table(self._identifier)
+
+    def _opened(self) -> _Catalog:
+        if self._catalog is None:
+            self._catalog = _Catalog("tidegate", **self._properties)
+        return self._catalog
+
+    def _load_dataset(self) -> ds.Dataset:
+        return lake_sql.dataset(self._load())
 
     async def query(self, sql: str, *, max_rows: int = 1000, timeout_seconds: float = 30.0) -> Answer:
         """The answer to one SELECT over the table `events`. Raises QueryError for anything else, a mistake in it, or

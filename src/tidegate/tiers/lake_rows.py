@@ -32,6 +32,7 @@ from tidegate.tiers.lake_table import ARROW_SCHEMA
 __all__ = ["Rows", "collect", "write"]
 
 MAX_PARTITIONS = 256
+_GROUP_ROWS = 2048
 
 Partition = tuple[int, int]
 """Days since 1970, class_uid."""
@@ -73,21 +74,42 @@ def _row(line: bytes) -> Row:
 def collect(frames: Sequence[Recorded]) -> tuple[Rows, Rows]:
     """The rows of the largest MAX_PARTITIONS partitions, and those of all others, under None."""
     rows: defaultdict[Partition, list[pa.RecordBatch]] = defaultdict(list)
-    for one in frames:
-        for partition, batch in _batches(one):
+    for group in _groups(frames):
+        for partition, batch in _batches(group):
             rows[partition].append(batch)
     largest = sorted(rows, key=lambda key: sum(batch.num_rows for batch in rows[key]), reverse=True)
     spread = [batch for key in sorted(largest[MAX_PARTITIONS:]) for batch in rows[key]]
     return {key: rows[key] for key in sorted(largest[:MAX_PARTITIONS])}, {None: spread} if spread else {}
 
 
-def _batches(one: Recorded) -> Iterator[tuple[Partition, pa.RecordBatch]]:
-    """The rows of a frame, by partition; they are put in order before they become columns, which saves a copy."""
-    lines = one.lines()
+def _groups(frames: Sequence[Recorded]) -> Iterator[list[Recorded]]:
+    """Frames that become columns together: of small ones by themselves, the columns would cost more than the rows."""
+    group: list[Recorded] = []
+    count = 0
+    for one in frames:
+        group.append(one)
+        count += one.count
+        if count >= _GROUP_ROWS:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
+
+
+def _batches(group: Sequence[Recorded]) -> Iterator[tuple[Partition, pa.RecordBatch]]:
+    """The rows of these frames, by partition; they are put in order before they become columns, which saves a copy."""
+    places: list[tuple[int, int, int]] = []
+    lines: list[bytes] = []
+    for one in group:
+        of_frame = one.lines()
+        places += ((one.sequence, index, one.shard) for index in range(len(of_frame)))
+        lines += of_frame
     rows = _rows(lines)
     keys = [(row.time // _DAY_MS, row.class_uid) for row in rows]
     order = sorted(range(len(rows)), key=keys.__getitem__)
-    whole = _batch(one, order, [rows[index] for index in order], [lines[index] for index in order])
+    whole = _batch(
+        [places[index] for index in order], [rows[index] for index in order], [lines[index] for index in order]
+    )
     start = 0
     for (day, class_uid), run in itertools.groupby(keys[index] for index in order):
         count = sum(1 for _ in run)
@@ -96,15 +118,15 @@ def _batches(one: Recorded) -> Iterator[tuple[Partition, pa.RecordBatch]]:
         start += count
 
 
-def _batch(one: Recorded, order: Sequence[int], rows: Sequence[Row], lines: Sequence[bytes]) -> pa.RecordBatch:
-    count = len(rows)
+def _batch(places: list[tuple[int, int, int]], rows: list[Row], lines: list[bytes]) -> pa.RecordBatch:
+    sequences, indexes, shards = zip(*places, strict=True)
     sources = [row.src_endpoint or _NOWHERE for row in rows]
     targets = [row.dst_endpoint or _NOWHERE for row in rows]
     devices = [row.device or _NOWHERE for row in rows]
     columns = [
-        pa.repeat(pa.scalar(one.sequence, pa.int64()), count),
-        pa.array(order, pa.int32()),
-        pa.repeat(pa.scalar(one.shard, pa.int32()), count),
+        pa.array(sequences, pa.int64()),
+        pa.array(indexes, pa.int32()),
+        pa.array(shards, pa.int32()),
         pa.array(list(map(zlib.crc32, lines)), pa.int64()),
         _times([row.time for row in rows]),
         _integers([row.class_uid for row in rows], pa.int32()),

@@ -26,11 +26,11 @@ from tidegate.edges import rest_query
 from tidegate.edges.http import application
 from tidegate.errors import BusUnavailableError, PositionTimeoutError, QueryError, TierUnavailableError
 from tidegate.head import decode_heads
+from tidegate.history import cells_of
 from tidegate.local.processes import environment
 from tidegate.local.servers import server
 from tidegate.log import Log, Progress, event_messages, recorded
 from tidegate.projection import Position, ReadModel, Recorded
-from tidegate.projector import cells_of
 from tidegate.query import Queries, TierName, parse_after, parse_time
 from tidegate.resources import folder
 from tidegate.subject import load_declarations

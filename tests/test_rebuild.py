@@ -21,11 +21,12 @@ from tidegate.bus import Bus, connect
 from tidegate.config import Nats, Redis, Settings, Warm
 from tidegate.errors import FencedError, PositionError, RebuildError
 from tidegate.head import record_id
+from tidegate.history import cells_of
 from tidegate.local.processes import environment
 from tidegate.local.servers import server
 from tidegate.log import Log, Progress, event_messages, recorded
 from tidegate.projection import Generation, Position, Rebuildable, Recorded
-from tidegate.projector import ProjectionWork, cells_of
+from tidegate.projector import ProjectionWork
 from tidegate.verify import compare, repair
 
 pytestmark = pytest.mark.anyio

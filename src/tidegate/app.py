@@ -31,10 +31,10 @@ from tidegate.actor.system import forwarding
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
-from tidegate.history import consumer_of
+from tidegate.history import cells_of, consumer_of
 from tidegate.log import Log
 from tidegate.projection import ReadModel
-from tidegate.projector import ProjectionWork, cells_of
+from tidegate.projector import ProjectionWork
 from tidegate.subject import Declarations, load_declarations
 
 if TYPE_CHECKING:
@@ -145,10 +145,12 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     return [Correlations(), Alerts(), Windows(windows)]
 
 
-def entity_inputs(bus: Bus, entity: Entity[Any, Any, Any], shard: int, pin_timeout_seconds: float) -> Mailbox:
-    """Commands first, then the log as far as the kind follows it."""
+def entity_inputs(
+    bus: Bus, entity: Entity[Any, Any, Any], shard: int, pin_timeout_seconds: float, name: str = ""
+) -> Mailbox:
+    """Commands first, then the log as far as the kind follows it; `name` is for the consumers, if not the kind's."""
     commands = subject.command(entity.kind, shard)
-    name = f"{entity.kind}-{shard}"
+    name = f"{name or entity.kind}-{shard}"
     pinned = PinnedConsumer(
         bus, subject.COMMAND, name, [commands], pin_timeout_seconds=pin_timeout_seconds, nudge=commands
     )

@@ -26,11 +26,11 @@ from tidegate.config import Settings
 from tidegate.errors import TidegateError
 from tidegate.generator import Generator
 from tidegate.head import EventHead, decode_heads
+from tidegate.history import cells_of
 from tidegate.intake import KIND
 from tidegate.log import Log, recorded
 from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
 from tidegate.projection import ReadModel, Tally
-from tidegate.projector import cells_of
 from tidegate.publisher import Publisher
 from tidegate.query import Queries
 

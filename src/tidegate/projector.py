@@ -18,11 +18,11 @@ from tidegate.actor.mailbox import Positions
 from tidegate.actor.pulling import Delivered
 from tidegate.bus import Stored
 from tidegate.frame import COUNT
-from tidegate.history import cells_of, refuse_if_trimmed
+from tidegate.history import refuse_if_trimmed
 from tidegate.log import Log, recorded
 from tidegate.projection import Position, ReadModel
 
-__all__ = ["ProjectionWork", "cells_of"]
+__all__ = ["ProjectionWork"]
 
 
 class ProjectionWork(Work):

@@ -20,9 +20,9 @@ import msgspec
 from tidegate import telemetry
 from tidegate.errors import BusUnavailableError, PositionTimeoutError, QueryError, TierUnavailableError
 from tidegate.head import decode_heads
+from tidegate.history import cells_of
 from tidegate.log import Log
 from tidegate.projection import Position, ReadModel
-from tidegate.projector import cells_of
 
 if TYPE_CHECKING:
     # Each brings its driver along; the command line uses one at a time.

@@ -13,7 +13,7 @@ import pytest
 from tests.actor.counter import Add, Added, Counter, Counters
 from tests.tiers import frames
 from tidegate import app, streams, subject
-from tidegate.actor.cell import Cell
+from tidegate.actor.cell import Cell, running
 from tidegate.actor.entity import NO_COMMAND, Change
 from tidegate.actor.host import EntityProgress, EntityWork, answers
 from tidegate.actor.mailbox import Mailbox
@@ -46,13 +46,8 @@ class World:
         """All four cells, run until the block ends."""
         works = [EntityWork(self.bus, self.log, self.entity, shard) for shard in range(4)]
         cells = [Cell(f"{self.entity.kind}.{shard}", work, self._inputs(shard)) for shard, work in enumerate(works)]
-        tasks = [asyncio.create_task(cell.run()) for cell in cells]
-        try:
+        async with running(cells):
             yield works
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _inputs(self, shard: int) -> Mailbox:
         if not isinstance(self.bus, MemoryBus):

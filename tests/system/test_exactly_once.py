@@ -14,9 +14,9 @@ from tests.system.oracles import ORACLES
 from tidegate import app
 from tidegate.bus import connect
 from tidegate.config import Cold, Lake
+from tidegate.history import cells_of
 from tidegate.log import Log
 from tidegate.projection import ReadModel
-from tidegate.projector import cells_of
 
 pytestmark = pytest.mark.anyio
 

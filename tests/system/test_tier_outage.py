@@ -16,11 +16,11 @@ from tests.system.harness import ROOT, System, system, until
 from tests.tiers import frames
 from tidegate import app
 from tidegate.bus import Bus, connect
+from tidegate.history import cells_of
 from tidegate.local.processes import environment
 from tidegate.local.servers import fetch
 from tidegate.log import Log, Progress, event_messages
 from tidegate.projection import ReadModel
-from tidegate.projector import cells_of
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from traceback import format_exc
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -28,7 +28,7 @@ from tidegate.errors import (
     TierUnavailableError,
 )
 
-__all__ = ["POINTS", "Cell", "CellStatus", "Step", "Work"]
+__all__ = ["POINTS", "Cell", "CellStatus", "Step", "Work", "running"]
 
 FIRST_PAUSE = 0.05
 POINTS = ("pull", "decide", "commit", "evolve", "ack")
@@ -236,3 +236,15 @@ class Cell:
             tier, since = self._down
             self._down = None
             telemetry.emit(telemetry.TierRecovered(tier=tier, outage_seconds=time.monotonic() - since))
+
+
+@contextlib.asynccontextmanager
+async def running(cells: Sequence[Cell]) -> AsyncIterator[None]:
+    """The cells run until the block ends."""
+    tasks = [asyncio.create_task(cell.run()) for cell in cells]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,14 +15,11 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from tidegate import subject
-from tidegate.actor.cell import Cell
+from tidegate.actor.cell import Cell, running
 from tidegate.actor.entity import Change, Context
 from tidegate.actor.host import EntityProgress, EntityWork
-from tidegate.actor.mailbox import Mailbox
-from tidegate.actor.ownership import PinnedConsumer
-from tidegate.actor.pulling import PullConsumer
 from tidegate.actor.system import System
-from tidegate.app import declarations
+from tidegate.app import declarations, entity_inputs
 from tidegate.bench.report import Report, balanced, made, rounds
 from tidegate.bench.servers import fresh_streams, servers, without_streams
 from tidegate.bench.tiers import fill
@@ -64,21 +61,11 @@ async def _hosted(bus: Bus, log: Log, name: str) -> AsyncIterator[list[EntityWor
     """The cells of all shards under a name of their own, so that each run begins with nothing."""
     entity, works, cells = Correlations(), [], []
     for shard in range(log.shards):
-        commands = subject.command(entity.kind, shard)
         work = EntityWork(bus, log, entity, shard, name=name)
-        inputs = Mailbox(
-            PinnedConsumer(bus, subject.COMMAND, f"{name}-{shard}", [commands], nudge=commands),
-            PullConsumer(bus, subject.LOG, f"{name}-{shard}", [subject.event(shard)]),
-        )
         works.append(work)
-        cells.append(Cell(f"{name}.{shard}", work, inputs))
-    tasks = [asyncio.create_task(cell.run()) for cell in cells]
-    try:
+        cells.append(Cell(f"{name}.{shard}", work, entity_inputs(bus, entity, shard, 3.0, name)))
+    async with running(cells):
         yield works
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run(settings: Settings, *, events: int = 200_000, seconds: float = 5.0, external: bool = False) -> Report:

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from tidegate import subject
-from tidegate.actor.cell import Cell, Step
+from tidegate.actor.cell import Cell, Step, running
 from tidegate.actor.mailbox import Mailbox
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.actor.pulling import Delivered
@@ -105,13 +105,8 @@ async def _intake(
         work = _Timed(bus, log, pipeline, partition, settings)
         work.watch = watch
         cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
-    tasks = [asyncio.create_task(cell.run()) for cell in cells]
-    try:
+    async with running(cells):
         yield cells
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run(settings: Settings, *, events: int = 150_000, seconds: float = 8.0, external: bool = False) -> Report:

@@ -26,10 +26,11 @@ from tidegate.bus import Bus, connect
 from tidegate.config import Settings
 from tidegate.errors import BalanceError
 from tidegate.head import decode_heads
+from tidegate.history import cells_of
 from tidegate.log import Log, Progress, recorded
 from tidegate.pipeline.runner import Pipeline
 from tidegate.projection import ReadModel, Rebuildable, Recorded
-from tidegate.projector import ProjectionWork, cells_of
+from tidegate.projector import ProjectionWork
 from tidegate.rebuild import Rebuild
 
 __all__ = ["fill", "run"]

@@ -132,12 +132,11 @@ class LakeTier:
                     return
 
     def _open_once(self) -> None:
-        if self._catalog is None:
-            self._catalog = _Catalog("tidegate", **self._properties)
+        catalog = self._opened()
         try:
-            table = self._catalog.load_table(self._identifier)
+            table = catalog.load_table(self._identifier)
         except exceptions.NoSuchTableError:
-            table = self._create(self._catalog)
+            table = self._create(catalog)
         lake_table.check(table)
         self._adjust(table)
 

@@ -11,6 +11,7 @@ __all__ = [
     "BusUnavailableError",
     "CommandRefusedError",
     "ConfigError",
+    "ExpressionError",
     "FencedError",
     "FrameError",
     "LocalServerError",
@@ -48,6 +49,15 @@ class ConfigError(TidegateError):
 
 class RuleError(ConfigError):
     """A mapping rule cannot be compiled."""
+
+
+class ExpressionError(TidegateError):
+    """An expression cannot be compiled; `column` is the character, from 1, where the problem is."""
+
+    def __init__(self, problem: str, column: int) -> None:
+        super().__init__(f"column {column}: {problem}")
+        self.problem = problem
+        self.column = column
 
 
 class FrameError(TidegateError):

@@ -22,6 +22,7 @@ __all__ = [
     "RebuildError",
     "RecordError",
     "RuleError",
+    "StageError",
     "TidegateError",
     "TierUnavailableError",
 ]
@@ -90,6 +91,15 @@ class RecordError(TidegateError):
         super().__init__(problem)
         self.stage = stage
         self.rule = rule
+        self.problem = problem
+
+
+class StageError(TidegateError):
+    """A stage has failed whose policy is `fail`: nothing goes on until its cause is mended."""
+
+    def __init__(self, stage: str, problem: str) -> None:
+        super().__init__(f"stage {stage}: {problem}; its policy is to stop here")
+        self.stage = stage
         self.problem = problem
 
 

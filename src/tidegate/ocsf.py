@@ -57,6 +57,7 @@ __all__ = [
     "Session",
     "Tls",
     "Traffic",
+    "TransformationInfo",
     "Url",
     "User",
     "WindowsService",
@@ -89,6 +90,12 @@ class Product(_Object, frozen=True, kw_only=True):
     vendor_name: str | None = None
 
 
+class TransformationInfo(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+
+
 class Metadata(_Object, frozen=True, kw_only=True):
     version: str
     product: Product
@@ -108,6 +115,7 @@ class Metadata(_Object, frozen=True, kw_only=True):
     logged_time: Time | None = None
     labels: list[str] | None = None
     profiles: list[str] | None = None
+    transformation_info_list: list[TransformationInfo] | None = None
 
 
 class Fingerprint(_Object, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import pytest
 from tests.pipeline.data import SHARDS, one
 from tests.pipeline.schema import problem_of
 from tidegate.errors import ConfigError, RuleError
+from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.runner import Pipeline
 
 GOOD = """\
@@ -58,7 +59,7 @@ PASS = {
 
 def _load(folder: Path, text: str) -> Pipeline:
     (folder / "door.toml").write_text(text)
-    return Pipeline.load(SHARDS, folder)
+    return load_pipeline(SHARDS, folder)
 
 
 def test_a_source_of_ones_own_is_mapped_by_its_rules(tmp_path: Path) -> None:
@@ -149,4 +150,4 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a folder"):
-        Pipeline.load(SHARDS, tmp_path / "absent")
+        load_pipeline(SHARDS, tmp_path / "absent")

@@ -21,6 +21,7 @@ __all__ = [
     "RebuildError",
     "RecordError",
     "RuleError",
+    "TableError",
     "TidegateError",
     "TierUnavailableError",
 ]
@@ -48,6 +49,10 @@ class ConfigError(TidegateError):
 
 class RuleError(ConfigError):
     """A mapping rule cannot be compiled."""
+
+
+class TableError(ConfigError):
+    """A table for enrichment cannot be loaded; what was loaded before stays in use."""
 
 
 class FrameError(TidegateError):

@@ -23,6 +23,7 @@ __all__ = [
     "RecordError",
     "RuleError",
     "StageError",
+    "TableError",
     "TidegateError",
     "TierUnavailableError",
 ]
@@ -59,6 +60,10 @@ class ExpressionError(TidegateError):
         super().__init__(f"column {column}: {problem}")
         self.problem = problem
         self.column = column
+
+
+class TableError(ConfigError):
+    """A table for enrichment cannot be loaded; what was loaded before stays in use."""
 
 
 class FrameError(TidegateError):

@@ -21,6 +21,7 @@ __all__ = [
     "Api",
     "ApiRequest",
     "ApiResponse",
+    "AutonomousSystem",
     "Certificate",
     "Cloud",
     "ConnectionInfo",
@@ -40,6 +41,7 @@ __all__ = [
     "HttpResponse",
     "Job",
     "KernelDriver",
+    "Location",
     "LongString",
     "Metadata",
     "Module",
@@ -149,6 +151,26 @@ class User(_Object, frozen=True, kw_only=True):
     credential_uid: str | None = None
     full_name: str | None = None
     uid_alt: str | None = None
+
+
+class Location(_Object, frozen=True, kw_only=True):
+    country: str | None = None
+    """ISO 3166-1 alpha-2."""
+    region: str | None = None
+    """ISO 3166-2 where the code is known, such as CH-VD, else the name."""
+    city: str | None = None
+    continent: str | None = None
+    postal_code: str | None = None
+    lat: float | None = None
+    long: float | None = None
+    isp: str | None = None
+    provider: str | None = None
+    """Who says so, not who provides the access: that is `isp`."""
+
+
+class AutonomousSystem(_Object, frozen=True, kw_only=True):
+    number: int | None = None
+    name: str | None = None
 
 
 class Endpoint(_Object, frozen=True, kw_only=True):

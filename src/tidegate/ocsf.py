@@ -34,6 +34,7 @@ __all__ = [
     "File",
     "FindingInfo",
     "Fingerprint",
+    "FirewallRule",
     "Group",
     "Hassh",
     "HttpRequest",
@@ -87,6 +88,7 @@ class _Object(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 class Product(_Object, frozen=True, kw_only=True):
     name: str
     vendor_name: str | None = None
+    version: str | None = None
 
 
 class Metadata(_Object, frozen=True, kw_only=True):
@@ -156,6 +158,10 @@ class Endpoint(_Object, frozen=True, kw_only=True):
     instance_uid: str | None = None
     vlan_uid: str | None = None
     vpc_uid: str | None = None
+    zone: str | None = None
+    interface_name: str | None = None
+    interface_uid: str | None = None
+    subnet_uid: str | None = None
 
 
 class Device(_Object, frozen=True, kw_only=True):
@@ -457,6 +463,13 @@ class Policy(_Object, frozen=True, kw_only=True):
     uid: str | None = None
 
 
+class FirewallRule(_Object, frozen=True, kw_only=True):
+    few: ClassVar[bool] = True
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+
+
 class Hassh(_Object, frozen=True, kw_only=True):
     fingerprint: Fingerprint
 
@@ -519,6 +532,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     cloud: Cloud | None = None
     resources: list[Resource] | None = None
     policies: list[Policy] | None = None
+    firewall_rule: FirewallRule | None = None
     service: Service | None = None
     session: Session | None = None
     privileges: list[str] | None = None
@@ -610,6 +624,7 @@ PROFILES = {
     "device": "host",
     "disposition": "security_control",
     "disposition_id": "security_control",
+    "firewall_rule": "security_control",
     "is_alert": "security_control",
 }
 """Attributes that a class has only under a profile, which the event then names, unless OCSF gives them to it anyway."""
@@ -646,5 +661,8 @@ CLASSES: dict[str, OcsfClass] = {
     "script_activity": _on_host(1009, "script"),
     "smb_activity": _network(4006),
     "ssh_activity": _network(4007),
+    "tunnel_activity": OcsfClass(
+        uid=4014, category_uid=4, at_least_one=("connection_info", "session", "src_endpoint", "traffic")
+    ),
     "windows_service_activity": _on_host(201004, "win_service"),
 }

@@ -6,7 +6,7 @@ same frame again gives the same ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
@@ -32,6 +32,7 @@ from tidegate.pipeline.fallback import (
 )
 from tidegate.pipeline.habits import Habit
 from tidegate.pipeline.rules import load_source
+from tidegate.pipeline.text import Unit, original
 from tidegate.subject import shard_of
 
 __all__ = ["Outcome", "Pipeline", "RawFrame", "record_id"]
@@ -124,12 +125,20 @@ class Pipeline:
         known = self._sources.get(frame.source)
         route = known.route if known else self._unknown(frame.source)
         codec = "json" if frame.codec == "text" and known else frame.codec
-        habit = self._habits[known.name] if known and codec == "json" else None
+        plan = (
+            known.text.plan(frame.codec, frame.records, frame.received_ms, into.filtered)
+            if known and known.text
+            else None
+        )
+        habit = self._habits[known.name] if known and codec == "json" and (plan is None or plan.native) else None
         specials, fresh = (habit.specials, habit.fresh) if habit else (None, None)
         special = specials.default if specials else None
         by_first_key = specials.by_first_key if specials else None
         # Into a buffer that is large already: a quarter quicker than to let each line grow from nothing.
         decode, encode, buffer = self._decoders[codec], self._encode, bytearray(_LINE_BYTES)
+        units: Sequence[Unit] = frame.records
+        if plan is not None:
+            units, decode = plan.units, plan.decode
         received_ms, shards = frame.received_ms, self._shards
         lines = into.lines
         into.records += len(frame.records)
@@ -137,7 +146,7 @@ class Pipeline:
         event: Any
         for start in range(0, len(frame.records), len(_SUFFIXES)):
             head = _uid_head(received_ms, frame.origin, start // len(_SUFFIXES))
-            for raw, suffix in zip(frame.records[start:], _SUFFIXES, strict=False):
+            for raw, unit, suffix in zip(frame.records[start:], units[start:], _SUFFIXES, strict=False):
                 uid = head + suffix
                 if by_first_key:
                     special = by_first_key.get(raw[2 : raw.find(b'"', 2)])
@@ -151,17 +160,19 @@ class Pipeline:
                             continue
                     except _CONTENT_ERRORS:
                         correlation = None  # The general way finds out what it is.
+                if unit is None:
+                    continue
                 stage = "parse"
                 try:
-                    record = decode(raw)
+                    record = decode(unit)
                     stage = "normalise"
                     if record.__class__ is not dict or ("data" in record and record.keys() <= ENVELOPE_KEYS):
-                        event = self._unusual(decode, raw, known, frame.source, uid, received_ms)
+                        event = self._unusual(decode, unit, known, frame.source, uid, received_ms)
                         correlation = event.metadata.correlation_uid
                     else:
                         correlation, event = route(record, uid, received_ms, None)
                         if correlation is None:
-                            event = as_base(known, decode(raw), uid, received_ms, event)
+                            event = as_base(known, decode(unit), uid, received_ms, event)
                             correlation = event.metadata.correlation_uid
                         elif fresh is not None:
                             fresh.append(raw)
@@ -170,7 +181,9 @@ class Pipeline:
                     line = bytes(buffer)
                     shard = crc32(str.encode(correlation)) % shards
                 except _CONTENT_ERRORS as error:
-                    letter = _dead_letter(error, stage, codec, raw, frame, uid, start + int(suffix, 16))
+                    index = start + int(suffix, 16)
+                    whole = original(unit, index, frame.records, frame.codec)
+                    letter = _dead_letter(error, stage, codec, whole, frame, uid, index)
                     into.dead[shard_of(uid, shards)].append(letter)
                 else:
                     lines[shard].append(line)
@@ -186,8 +199,8 @@ class Pipeline:
 
     def _unusual(
         self,
-        decode: Callable[[bytes], Any],
-        raw: bytes,
+        decode: Callable[[Any], Any],
+        raw: Unit,
         known: Compiled | None,
         source: str,
         uid: str,
@@ -216,9 +229,9 @@ class Pipeline:
     ) -> OcsfEvent:
         """The event of the value that `fresh` decodes anew at each call, as mapping takes a value apart."""
         route = known.route if known else self._unknown(source)
-        correlation, mapped = route(as_record(fresh(), known), uid, received_ms, when)
+        correlation, mapped = route(as_record(fresh(), known, received_ms), uid, received_ms, when)
         if correlation is None:
-            return as_base(known, as_record(fresh(), known), uid, received_ms, mapped, when)
+            return as_base(known, as_record(fresh(), known, received_ms), uid, received_ms, mapped, when)
         return widen(mapped)
 
 

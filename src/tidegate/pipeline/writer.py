@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from tidegate.errors import RuleError
-from tidegate.ocsf import BASE_EVENT, CLASSES, OCSF_VERSION, PROFILES, Metadata, OcsfClass, OcsfEvent
+from tidegate.ocsf import BASE_EVENT, CLASSES, OCSF_VERSION, PROFILES, Metadata, OcsfClass, OcsfEvent, Product
 from tidegate.pipeline import support
 from tidegate.pipeline.functions import CONVERSIONS
 from tidegate.pipeline.native import View, identifier
@@ -540,6 +540,8 @@ class RuleWriter:
             constant = "PROFILES_" + "_".join(profiles)
             self.owner.namespace[constant] = support.encoded(profiles)
             values["profiles"] = Value(expression=constant, always=True)
+        if "product" in tree:
+            values["product"] = self._write_object(Product, "metadata.product", tree.pop("product"))
         for name, leaf in tree.items():
             if name in values or name == "profiles":
                 raise self._fail(f'"metadata.{name}" is set by the pipeline itself')

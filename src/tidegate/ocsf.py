@@ -556,6 +556,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     http_request: HttpRequest | None = None
     http_response: HttpResponse | None = None
     http_status: int | None = None
+    url: Url | None = None
     tls: Tls | None = None
     email: Email | None = None
     direction_id: int | None = None

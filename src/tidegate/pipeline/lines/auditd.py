@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from tidegate.errors import RecordError
 from tidegate.pipeline.lines.base import Assembled, Gathered, claim, refuse
-from tidegate.pipeline.lines.keyvalue import pairs
+from tidegate.pipeline.lines.keyvalue import pairs, tokens
 from tidegate.pipeline.lines.syslog import split_header
 
 __all__ = ["audit_key", "gather_auditd"]
@@ -30,18 +30,24 @@ _ENCODED = frozenset(
     "acct cmd comm cwd data dir exe file grp hostname id_name key name new_group path proctitle unit vm watch".split()
 )
 _NOTHING = frozenset(("?", "(null)", "(none)"))
-_TOP = frozenset(("SYSCALL",))
+_UNSET = frozenset(("4294967295", "-1"))
+_MAY_BE_UNSET = frozenset(("auid", "ses", "old-auid", "old-ses"))
+_DETAILS = ("EXECVE", "SOCKADDR", "PATH", "CWD", "PROCTITLE", "EOE")
+"""Records that add to another one, the most telling first."""
+# (arch, syscall) of execve and execveat: x86_64, i386, aarch64.
 _EXECVE = {("c000003e", "59"), ("c000003e", "322"), ("40000003", "11"), ("c00000b7", "221"), ("c00000b7", "281")}
-# Numbers of the calls that matter, for x86_64; https://man7.org/linux/man-pages/man2/syscalls.2.html has them all.
-_CALLS = {
-    "0": "read 1:write 2:open 41:socket 42:connect 43:accept 44:sendto 49:bind 50:listen 56:clone 57:fork 59:execve"
-    " 62:kill 76:truncate 80:chdir 82:rename 83:mkdir 84:rmdir 85:creat 86:link 87:unlink 88:symlink 90:chmod 91:fchmod"
-    " 92:chown 101:ptrace 105:setuid 106:setgid 113:setreuid 117:setresuid 165:mount 166:umount2 175:init_module"
-    " 176:delete_module 257:openat 258:mkdirat 260:fchownat 263:unlinkat 264:renameat 265:linkat 266:symlinkat"
-    " 268:fchmodat 288:accept4 310:process_vm_readv 311:process_vm_writev 313:finit_module 316:renameat2 319:memfd_create"
-    " 321:bpf 322:execveat"
-}
-_X86_64 = dict(each.split(":") for each in ("0:" + _CALLS["0"]).split())
+# The calls of x86_64 that rules are usually about; arch/x86/entry/syscalls/syscall_64.tbl of Linux.
+_CALLS = dict(
+    each.split(":")
+    for each in (
+        "2:open 41:socket 42:connect 43:accept 44:sendto 49:bind 50:listen 56:clone 57:fork 59:execve 62:kill 76:truncate "
+        "80:chdir 82:rename 83:mkdir 84:rmdir 85:creat 86:link 87:unlink 88:symlink 90:chmod 91:fchmod 92:chown "
+        "93:fchown 101:ptrace 105:setuid 106:setgid 113:setreuid 117:setresuid 165:mount 166:umount2 175:init_module "
+        "176:delete_module 257:openat 258:mkdirat 260:fchownat 263:unlinkat 264:renameat 265:linkat 266:symlinkat "
+        "268:fchmodat 288:accept4 310:process_vm_readv 311:process_vm_writev 313:finit_module 316:renameat2 "
+        "319:memfd_create 321:bpf 322:execveat"
+    ).split()
+)
 
 
 class _Line(Struct, frozen=True):
@@ -81,63 +87,63 @@ def _read(line: str, received_ms: int) -> _Line:
     return _Line(kind[0], f"{stamp[1]}:{stamp[2]}", stamp[1], node, header, line[stamp.end() :])
 
 
-def _plain(key: str, value: str) -> str:
-    """A value without its encoding."""
-    if key in _ENCODED and _HEX.fullmatch(value) is not None:
-        return _unhex(value)
-    return value
-
-
 def _unhex(value: str) -> str:
     text = bytes.fromhex(value).decode("utf-8", "backslashreplace").rstrip("\0")
     return text.replace("\0", " ")
 
 
 def _fields(body: str) -> dict[str, Any]:
-    """The pairs of one line, decoded; those that stand for no value are left out."""
+    """The pairs of one line, decoded; those that stand for no value are left out, words that are no pair are `text`."""
     plain, _, enriched = body.partition("\x1d")
     found: dict[str, Any] = {}
-    quoted = _quoted(plain)
-    for key, value in pairs(plain).items():
-        if key == "msg" and "=" in value:
-            for inner, each in _fields(value).items():
+    repeated: list[str] = []
+    words: list[str] = []
+    for key, quoted, single, bare, word in tokens(plain):
+        value = quoted or bare or single
+        if word:
+            words.append(word)
+        elif not value or value in _NOTHING or (value in _UNSET and key in _MAY_BE_UNSET):
+            continue
+        elif single and key == "msg":
+            for inner, each in _fields(single).items():
                 found.setdefault(inner, each)
-        elif value.__class__ is not str:
+        elif key in found:
+            repeated.append(f"{key}={value}")
+        elif quoted or single:
             found[key] = value
-        elif value and value not in _NOTHING:
-            value = value.rstrip(",") if key not in quoted else value
-            found[key] = value if key in quoted else _plain(key, value)
+        else:
+            value = value.rstrip(",")
+            found[key] = _unhex(value) if key in _ENCODED and _HEX.fullmatch(value) is not None else value
     if enriched:
-        for key, value in pairs(enriched).items():
-            found.setdefault(key, value)
+        for key, each in pairs(enriched).items():
+            found.setdefault(key, each)
+    if repeated:
+        claim(found, "repeated", repeated)
+    if words:
+        claim(found, "text", " ".join(words))
     return found
-
-
-_IN_QUOTES = re.compile(r'([^\s="]++)="')
-
-
-def _quoted(text: str) -> set[str]:
-    """The keys whose values are in quotes, so that they are not hexadecimal."""
-    return {match[1] for match in _IN_QUOTES.finditer(text)} if '="' in text else set()
 
 
 def _arguments(body: str) -> tuple[list[str], dict[str, Any]]:
     """The arguments of an EXECVE record in their order, long ones put together again, and the other fields."""
-    parts: dict[int, dict[int, str]] = {}
+    parts: dict[int, dict[int, bytes]] = {}
     others: dict[str, Any] = {}
-    quoted = _quoted(body)
+    words: list[str] = []
     plain, _, enriched = body.partition("\x1d")
-    for key, value in pairs(plain).items():
-        match = _ARGUMENT.fullmatch(key)
-        if match is not None and value.__class__ is str:
-            raw = value if key not in quoted else value.encode().hex().upper()
-            bare = key not in quoted and _HEX.fullmatch(value) is None
-            parts.setdefault(int(match[1]), {})[int(match[2] or 0)] = value.encode().hex().upper() if bare else raw
-        elif not key.endswith("_len"):
-            others[key] = value
+    for key, quoted, single, bare, word in tokens(plain):
+        argument = _ARGUMENT.fullmatch(key)
+        if argument is not None:
+            value = bytes.fromhex(bare) if bare and _HEX.fullmatch(bare) else (quoted or single or bare).encode()
+            parts.setdefault(int(argument[1]), {})[int(argument[2] or 0)] = value
+        elif word:
+            words.append(word)
+        elif not key.endswith("_len") and key != "argc":
+            others[key] = quoted or single or bare
     if enriched:
         others["enriched"] = enriched
-    found = [bytes.fromhex("".join(text for _, text in sorted(inner.items()))) for _, inner in sorted(parts.items())]
+    if words:
+        claim(others, "text", " ".join(words))
+    found = [b"".join(part for _, part in sorted(inner.items())) for _, inner in sorted(parts.items())]
     return [each.decode("utf-8", "backslashreplace") for each in found], others
 
 
@@ -162,9 +168,26 @@ def _address(value: str) -> dict[str, Any]:
             return {"family": {16: "netlink"}.get(family, str(family)), "raw": value}
 
 
+def _rank(line: _Line) -> int:
+    """What comes first says what the event is."""
+    if line.kind == "SYSCALL":
+        return 0
+    return _DETAILS.index(line.kind) + 2 if line.kind in _DETAILS else 1
+
+
+def _call(record: dict[str, Any]) -> str | None:
+    """The name of the system call, as far as it is known."""
+    named, arch, number = record.get("SYSCALL"), record.get("arch"), record.get("syscall")
+    if named.__class__ is str:
+        return str(named)
+    if (arch, number) in _EXECVE:
+        return "execve"
+    return _CALLS.get(str(number)) if arch == "c000003e" else None
+
+
 def _build(lines: Sequence[_Line]) -> dict[str, Any]:
-    main = next((line for line in lines if line.kind in _TOP), lines[0])
-    record: dict[str, Any] = _fields(main.body) if main.kind not in ("EXECVE", "PATH", "SOCKADDR") else {}
+    main = min(lines, key=_rank)
+    record: dict[str, Any] = _fields(main.body) if main.kind not in ("EXECVE", "SOCKADDR", "PATH") else {}
     paths: list[dict[str, Any]] = []
     for line in lines:
         match line.kind:
@@ -172,7 +195,6 @@ def _build(lines: Sequence[_Line]) -> dict[str, Any]:
                 arguments, others = _arguments(line.body)
                 claim(record, "argv", arguments)
                 claim(record, "cmd_line", " ".join(arguments))
-                others.pop("argc", None)
                 if others:
                     claim(record, "execve", others)
             case "PATH":
@@ -195,11 +217,10 @@ def _build(lines: Sequence[_Line]) -> dict[str, Any]:
         name = next((each["name"] for each in paths if each.get("nametype") not in ("PARENT", None)), None)
         if name is not None:
             claim(record, "path_name", name)
-    call = record.get("SYSCALL") or (_X86_64.get(record.get("syscall", "")) if record.get("arch") == "c000003e" else None)
-    if call is None and (record.get("arch"), record.get("syscall")) in _EXECVE:
-        call = "execve"
-    if main.kind == "SYSCALL" and call is not None:
-        claim(record, "syscall_name", call)
+    if main.kind == "SYSCALL":
+        call = _call(record)
+        if call is not None:
+            claim(record, "syscall_name", call)
     claim(record, "type", main.kind)
     claim(record, "audit_id", main.audit_id)
     claim(record, "time", main.time)

@@ -94,7 +94,7 @@ def compile_grok(pattern: str) -> Grok:
     except re2.error as error:
         raise PatternError(error.args[0].decode("utf-8", "replace")) from error
     start = _literal_start(pattern)
-    groups = [(name.decode(), number) for name, number in compiled.groupindex.items()]
+    groups = [(name.decode(), number - 1) for name, number in compiled.groupindex.items()]
     full = compiled.fullmatch
 
     def match(text: str) -> dict[str, str] | None:
@@ -104,11 +104,7 @@ def compile_grok(pattern: str) -> Grok:
         found = full(encoded)
         if found is None:
             return None
-        spans = found.regs
-        return {
-            name: encoded[spans[number][0] : spans[number][1]].decode()
-            for name, number in groups
-            if spans[number][0] < spans[number][1]
-        }
+        parts = found.groups()
+        return {name: parts[place].decode() for name, place in groups if parts[place]}
 
     return match

@@ -8,16 +8,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tidegate.pipeline.functions import to_ms
 from tidegate.pipeline.lines.base import claim, refuse
 from tidegate.pipeline.lines.syslog import split_header
 
-__all__ = ["pairs", "parse_keyvalue"]
+__all__ = ["pairs", "parse_keyvalue", "tokens"]
 
 # Each match takes a whole token, be it a pair or not, so that no place is looked at twice.
 _TOKEN = re.compile(
     r"""([^\s="']++)=(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"|'([^']*+)'|(\S*+))|(\S++)""",
     re.DOTALL,
 )
+tokens = _TOKEN.findall
+"""The tokens of a text: (key, value in ", value in ', bare value, word that is no pair)."""
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _ZONE = re.compile(r"[+-][0-9]{2}:?[0-9]{2}")
 _ESCAPE = re.compile(r"""\\(["\\'])""")
@@ -25,34 +28,33 @@ _ESCAPE = re.compile(r"""\\(["\\'])""")
 
 def pairs(text: str) -> dict[str, Any]:
     """The pairs in `text`. Words after a bare value belong to it; of a key that comes again, the later pairs are
-    listed under `repeated`, and words before the first pair are under `text`.
+    listed under `repeated`, and words that belong to no value are under `text`.
     """
     found: dict[str, Any] = {}
     repeated: list[str] = []
-    key, start = "", 0
     loose: list[str] = []
-    for token in _TOKEN.finditer(text):
-        name, quoted, single, bare, word = token.groups()
-        if word is not None:
-            if start:
-                found[key] = ""  # The value ends later; it is cut out once, below.
+    key, words = "", []
+    for name, quoted, single, bare, word in tokens(text):
+        if name:
+            if words:
+                found[key] = " ".join([found[key], *words])
+                words = []
+            key = ""
+            if name in found:
+                repeated.append(f"{name}={quoted or single or bare}")
+            elif quoted:
+                found[name] = _ESCAPE.sub(r"\1", quoted) if "\\" in quoted else quoted
+            elif bare:
+                found[name] = bare
+                key = name
             else:
-                loose.append(word)
-            continue
-        if start:
-            found[key] = text[start : token.start()].rstrip()
-            start = 0
-        if name in found:
-            repeated.append(token[0])
-        elif quoted is not None:
-            found[name] = _ESCAPE.sub(r"\1", quoted) if "\\" in quoted else quoted
-        elif single is not None:
-            found[name] = single
+                found[name] = single
+        elif key:
+            words.append(word)
         else:
-            found[name] = bare
-            key, start = name, token.start(4)
-    if start:
-        found[key] = text[start:].rstrip()
+            loose.append(word)
+    if words:
+        found[key] = " ".join([found[key], *words])
     if repeated:
         claim(found, "repeated", repeated)
     if loose:
@@ -66,9 +68,12 @@ def parse_keyvalue(text: str, received_ms: int) -> dict[str, Any]:
     record = pairs(rest)
     if not record or record.keys() <= {"text", "repeated"}:
         raise refuse("keyvalue", "there is no key=value pair in the line")
-    if "date" in record and "time" in record and _DATE.fullmatch(str(record["date"])):
+    if "eventtime" not in record and "time" in record and _DATE.fullmatch(str(record.get("date", ""))):
         zone = str(record.get("tz", ""))
-        claim(record, "timestamp", f"{record['date']}T{record['time']}{zone if _ZONE.fullmatch(zone) else ''}")
+        moment = f"{record['date']}T{record['time']}{zone if _ZONE.fullmatch(zone) else ''}"
+        if to_ms(moment) is not None:
+            del record["date"], record["time"]
+            claim(record, "timestamp", moment)
     if header:
         claim(record, "syslog", header)
     return record

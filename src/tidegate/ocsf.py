@@ -35,6 +35,7 @@ __all__ = [
     "File",
     "FindingInfo",
     "Fingerprint",
+    "FirewallRule",
     "Group",
     "Hassh",
     "HttpRequest",
@@ -90,6 +91,7 @@ class _Object(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 class Product(_Object, frozen=True, kw_only=True):
     name: str
     vendor_name: str | None = None
+    version: str | None = None
 
 
 class TransformationInfo(_Object, frozen=True, kw_only=True):
@@ -186,6 +188,10 @@ class Endpoint(_Object, frozen=True, kw_only=True):
     instance_uid: str | None = None
     vlan_uid: str | None = None
     vpc_uid: str | None = None
+    zone: str | None = None
+    interface_name: str | None = None
+    interface_uid: str | None = None
+    subnet_uid: str | None = None
 
 
 class Device(_Object, frozen=True, kw_only=True):
@@ -487,6 +493,13 @@ class Policy(_Object, frozen=True, kw_only=True):
     uid: str | None = None
 
 
+class FirewallRule(_Object, frozen=True, kw_only=True):
+    few: ClassVar[bool] = True
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+
+
 class Hassh(_Object, frozen=True, kw_only=True):
     fingerprint: Fingerprint
 
@@ -549,6 +562,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     cloud: Cloud | None = None
     resources: list[Resource] | None = None
     policies: list[Policy] | None = None
+    firewall_rule: FirewallRule | None = None
     service: Service | None = None
     session: Session | None = None
     privileges: list[str] | None = None
@@ -572,6 +586,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     http_request: HttpRequest | None = None
     http_response: HttpResponse | None = None
     http_status: int | None = None
+    url: Url | None = None
     tls: Tls | None = None
     email: Email | None = None
     direction_id: int | None = None
@@ -640,6 +655,7 @@ PROFILES = {
     "device": "host",
     "disposition": "security_control",
     "disposition_id": "security_control",
+    "firewall_rule": "security_control",
     "is_alert": "security_control",
 }
 """Attributes that a class has only under a profile, which the event then names, unless OCSF gives them to it anyway."""
@@ -676,5 +692,8 @@ CLASSES: dict[str, OcsfClass] = {
     "script_activity": _on_host(1009, "script"),
     "smb_activity": _network(4006),
     "ssh_activity": _network(4007),
+    "tunnel_activity": OcsfClass(
+        uid=4014, category_uid=4, at_least_one=("connection_info", "session", "src_endpoint", "traffic")
+    ),
     "windows_service_activity": _on_host(201004, "win_service"),
 }

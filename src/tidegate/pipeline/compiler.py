@@ -23,6 +23,7 @@ from tidegate.pipeline.access import Touched
 from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, learn, read
 from tidegate.pipeline.rules import Condition, Reshape, Rule, Source
+from tidegate.pipeline.text import TextReader
 from tidegate.pipeline.writer import RuleWriter, Value
 
 __all__ = ["Compiled", "Mapper", "Special", "Specials", "compile_source", "first_key"]
@@ -79,6 +80,7 @@ class Compiled:
         self._writer = _SourceWriter(source, path, touched, stamp)
         self.name = source.source
         self.names = (source.source, *source.aliases)
+        self.text = TextReader(source) if source.format != "json" else None
         self.code = self._writer.write()
         self._run(self.code)
         self.route: Mapper = self._writer.namespace["route"]

@@ -87,8 +87,10 @@ def _message_of(record: dict[str, Any]) -> str | None:
     return None
 
 
-def as_record(value: Any, known: Compiled | None) -> dict[str, Any]:
-    """The native record in a decoded value: text of a known source is JSON; an unknown source's may be anything."""
+def as_record(value: Any, known: Compiled | None, received_ms: int) -> dict[str, Any]:
+    """The native record in a decoded value: text of a known source is in its format, an unknown source's anything."""
+    if known is not None and known.text is not None:
+        return known.text.record_of(value, received_ms)
     if isinstance(value, dict):
         return value
     if known is None:

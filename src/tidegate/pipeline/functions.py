@@ -81,6 +81,9 @@ _NUMBER = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
 
 
 def _numeric_text_to_ms(value: str) -> int | None:
+    if value[4:5] == "/" and value[7:8] == "/":
+        # 2012/04/09 23:26:41, as firewalls write it.
+        return to_ms(f"{value[:4]}-{value[5:7]}-{value[8:]}")
     return _number_to_ms(float(value)) if _NUMBER.fullmatch(value) else None
 
 

@@ -18,6 +18,10 @@ from tidegate import tomlfile
 from tidegate.errors import ConfigError, RuleError
 from tidegate.ocsf import CLASSES, OcsfEvent
 from tidegate.pipeline.functions import CONVERSIONS
+from tidegate.pipeline.lines.csvline import Columns
+from tidegate.pipeline.lines.formats import FORMATS
+from tidegate.pipeline.lines.grok import PatternError, compile_grok
+from tidegate.pipeline.lines.patterns import Patterns
 
 __all__ = [
     "Attribute",
@@ -135,6 +139,12 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: str
     aliases: list[str] = []
     product: Product
+    format: str = "json"
+    """How records that are text are read (`lines/formats.py`); objects are taken as they are."""
+    columns: Columns | None = None
+    """The names of the columns, for the format `csv`."""
+    patterns: Patterns | None = None
+    """What is found in the message of a record that is text."""
     select: list[str]
     """The field (the first present of these) whose value picks the rules."""
     nested: bool = True
@@ -183,6 +193,7 @@ class _Checker:
 
     def check(self) -> None:
         source = self._source
+        self._format()
         self._keys(["correlation"], source.correlation)
         for name, group in source.groups.items():
             for attribute, setting in group.items():
@@ -203,6 +214,20 @@ class _Checker:
                 self._attribute([*at, "set", attribute], attribute, setting)
             for attribute, number in (("activity", rule.activity), ("severity", rule.severity)):
                 self._attribute([*at, attribute], f"{attribute}_id", number)
+
+    def _format(self) -> None:
+        source = self._source
+        formats = ["json", *FORMATS]
+        if source.format not in formats:
+            raise self._fail(["format"], f'unknown format "{source.format}"{tomlfile.nearest(source.format, formats)}')
+        if source.columns is not None and source.format != "csv":
+            raise self._fail(["columns"], f'only the format "csv" has columns, not "{source.format}"')
+        for value, group in (source.patterns.match if source.patterns else {}).items():
+            for name, pattern in group.items():
+                try:
+                    compile_grok(pattern)
+                except PatternError as error:
+                    raise self._fail(["patterns", "match", value, name], str(error)) from error
 
     def _keys(self, at: list[str | int], keys: list[CorrelationKey]) -> None:
         for index, key in enumerate(keys):

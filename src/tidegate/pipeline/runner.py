@@ -6,7 +6,7 @@ same frame again gives the same ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Literal, cast
 from zlib import crc32
@@ -31,6 +31,7 @@ from tidegate.pipeline.fallback import (
 )
 from tidegate.pipeline.flow import CONTENT_ERRORS, Flow
 from tidegate.pipeline.habits import Habit
+from tidegate.pipeline.text import Unit, original
 from tidegate.subject import shard_of
 
 __all__ = ["Outcome", "Pipeline", "RawFrame", "record_id"]
@@ -78,6 +79,7 @@ class Line(Struct, gc=False):
 
     place: int
     """Its index in the frame."""
+    unit: Unit
     uid: str
     correlation: str
 
@@ -148,12 +150,20 @@ class Pipeline:
         events: list[Any] = []
         mapped: list[Line] = []
         codec = "json" if frame.codec == "text" and known else frame.codec
-        habit = self._habits[known.name] if known and codec == "json" else None
+        plan = (
+            known.text.plan(frame.codec, frame.records, frame.received_ms, into.filtered)
+            if known and known.text
+            else None
+        )
+        habit = self._habits[known.name] if known and codec == "json" and (plan is None or plan.native) else None
         specials, fresh = (habit.specials, habit.fresh) if habit else (None, None)
         special = specials.default if specials else None
         by_first_key = specials.by_first_key if specials else None
         # Into a buffer that is large already: a quarter quicker than to let each line grow from nothing.
         decode, encode, buffer = self._decoders[codec], self._encode, bytearray(_LINE_BYTES)
+        units: Sequence[Unit] = frame.records
+        if plan is not None:
+            units, decode = plan.units, plan.decode
         received_ms, shards = frame.received_ms, self._shards
         lines = into.lines
         into.records += len(frame.records)
@@ -163,7 +173,8 @@ class Pipeline:
         for start in range(0, len(frame.records), step):
             chunk, offset = divmod(start, len(_SUFFIXES))
             head = _uid_head(received_ms, frame.origin, chunk)
-            for raw, suffix in zip(frame.records[start : start + step], _SUFFIXES[offset:], strict=False):
+            part = slice(start, start + step)
+            for raw, unit, suffix in zip(frame.records[part], units[part], _SUFFIXES[offset:], strict=False):
                 uid = head + suffix
                 if by_first_key:
                     special = by_first_key.get(raw[2 : raw.find(b'"', 2)])
@@ -174,31 +185,33 @@ class Pipeline:
                         if correlation is not None:
                             if staged:
                                 events.append(event)
-                                mapped.append(Line(start + int(suffix, 16) - offset, uid, correlation))
+                                mapped.append(Line(start + int(suffix, 16) - offset, unit, uid, correlation))
                             else:
                                 encode(event, buffer)
                                 lines[crc32(str.encode(correlation)) % shards].append(bytes(buffer))
                             continue
                     except CONTENT_ERRORS:
                         correlation = None  # The general way finds out what it is.
+                if unit is None:
+                    continue
                 stage = "parse"
                 try:
-                    record = decode(raw)
+                    record = decode(unit)
                     stage = "normalise"
                     if record.__class__ is not dict or ("data" in record and record.keys() <= ENVELOPE_KEYS):
-                        event = self._unusual(decode, raw, known, frame.source, uid, received_ms)
+                        event = self._unusual(decode, unit, known, frame.source, uid, received_ms)
                         correlation = event.metadata.correlation_uid
                     else:
                         correlation, event = route(record, uid, received_ms, None)
                         if correlation is None:
-                            event = as_base(known, decode(raw), uid, received_ms, event)
+                            event = as_base(known, decode(unit), uid, received_ms, event)
                             correlation = event.metadata.correlation_uid
                         elif fresh is not None:
                             fresh.append(raw)
                     stage = "validate"
                     if staged:
                         events.append(event)
-                        mapped.append(Line(start + int(suffix, 16) - offset, uid, str(correlation)))
+                        mapped.append(Line(start + int(suffix, 16) - offset, unit, uid, str(correlation)))
                         continue
                     encode(event, buffer)
                     line = bytes(buffer)
@@ -208,9 +221,10 @@ class Pipeline:
                     kept = _kept(flow, error, stage, raw, frame, uid) if flow is not None else None
                     if kept is not None:
                         events.append(kept)
-                        mapped.append(Line(place, uid, uid))
+                        mapped.append(Line(place, unit, uid, uid))
                         continue
-                    letter = _dead_letter(error, stage, codec, raw, frame, uid, place)
+                    whole = original(unit, place, frame.records, frame.codec)
+                    letter = _dead_letter(error, stage, codec, whole, frame, uid, place)
                     into.dead[shard_of(uid, shards)].append(letter)
                 else:
                     lines[shard].append(line)
@@ -232,9 +246,8 @@ class Pipeline:
                 encode(events[row], buffer)
                 shard = crc32(str.encode(one.correlation)) % shards
             except CONTENT_ERRORS as error:
-                letter = _dead_letter(
-                    error, "validate", frame.codec, frame.records[one.place], frame, one.uid, one.place
-                )
+                whole = original(one.unit, one.place, frame.records, frame.codec)
+                letter = _dead_letter(error, "validate", frame.codec, whole, frame, one.uid, one.place)
                 into.dead[shard_of(one.uid, shards)].append(letter)
             else:
                 into.lines[shard].append(bytes(buffer))
@@ -243,7 +256,8 @@ class Pipeline:
         for failure in passage.failures:
             one = mapped[failure.row]
             reason = RecordError(failure.stage, failure.rule, failure.problem)
-            letter = _dead_letter(reason, failure.stage, "", frame.records[one.place], frame, one.uid, one.place)
+            whole = original(one.unit, one.place, frame.records, frame.codec)
+            letter = _dead_letter(reason, failure.stage, "", whole, frame, one.uid, one.place)
             into.dead[shard_of(one.uid, shards)].append(letter)
 
     def map_one(self, frame: RawFrame) -> Any:
@@ -252,6 +266,8 @@ class Pipeline:
         outcome = Outcome(1)
         flow = self.flow(frame.source)
         self._map_frame(frame, outcome, events)
+        if not events and not outcome.dead[0]:
+            return f"filtered: {next(iter(outcome.filtered), 'nothing')}"
         if not events:
             letter = outcome.dead[0][0]
             return f"{letter.stage}/{letter.rule}: {letter.error}"
@@ -266,8 +282,8 @@ class Pipeline:
 
     def _unusual(
         self,
-        decode: Callable[[bytes], Any],
-        raw: bytes,
+        decode: Callable[[Any], Any],
+        raw: Unit,
         known: Compiled | None,
         source: str,
         uid: str,
@@ -296,9 +312,9 @@ class Pipeline:
     ) -> OcsfEvent:
         """The event of the value that `fresh` decodes anew at each call, as mapping takes a value apart."""
         route = known.route if known else self._unknown(source)
-        correlation, mapped = route(as_record(fresh(), known), uid, received_ms, when)
+        correlation, mapped = route(as_record(fresh(), known, received_ms), uid, received_ms, when)
         if correlation is None:
-            return as_base(known, as_record(fresh(), known), uid, received_ms, mapped, when)
+            return as_base(known, as_record(fresh(), known, received_ms), uid, received_ms, mapped, when)
         return widen(mapped)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from tidegate.errors import RuleError
-from tidegate.ocsf import BASE_EVENT, CLASSES, OCSF_VERSION, PROFILES, Metadata, OcsfClass, OcsfEvent
+from tidegate.ocsf import BASE_EVENT, CLASSES, OCSF_VERSION, PROFILES, Metadata, OcsfClass, OcsfEvent, Product
 from tidegate.pipeline import support
 from tidegate.pipeline.access import Touched
 from tidegate.pipeline.functions import CONVERSIONS
@@ -546,6 +546,8 @@ class RuleWriter:
             values["profiles"] = Value(expression=constant, always=True)
         if self.owner.stamped:
             values["transformation_info_list"] = Value(expression="STAMP", always=True)
+        if "product" in tree:
+            values["product"] = self._write_object(Product, "metadata.product", tree.pop("product"))
         for name, leaf in tree.items():
             if name in values or name in ("profiles", "transformation_info_list"):
                 raise self._fail(f'"metadata.{name}" is set by the pipeline itself')

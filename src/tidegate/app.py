@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler
 
     from tidegate.entities.alert import Raised
+    from tidegate.pipeline.enrichment.library import Library as Tables
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
 
@@ -48,6 +49,7 @@ __all__ = ["TIERS", "batching", "collect_rarely", "declarations", "opened_log", 
 
 TIERS = ("hot", "warm", "cold", "lake")
 Rows = list[dict[str, Any]]
+TABLES_CHECKED_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 """How often a storage-manager looks which generations serve."""
 
@@ -135,6 +137,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     from tidegate.entities.alert import Alerts
     from tidegate.entities.correlation import Correlations
     from tidegate.entities.window import WindowDefinition, Windows
+    from tidegate.pipeline.library import aggregates
 
     windows = []
     for number, one in enumerate(settings.windows):
@@ -142,7 +145,13 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
             windows.append(msgspec.convert(one, WindowDefinition))
         except msgspec.ValidationError as error:
             raise ConfigError(f"windows[{number}]", str(error)) from error
+    windows += aggregates(rules_folder(settings))
     return [Correlations(), Alerts(), Windows(windows)]
+
+
+def rules_folder(settings: Settings) -> Path | None:
+    """Where the user's rule files are."""
+    return Path(settings.intake.rules_path) if settings.intake.rules_path else None
 
 
 def entity_inputs(
@@ -272,13 +281,14 @@ class Process:
 
     async def _work(self) -> None:
         settings = self.settings
-        pipeline = None
+        pipeline = tables = None
         if self.name == "transformation-pipeline":
-            from tidegate.pipeline.library import load_pipeline
+            from tidegate.pipeline.library import load_with_tables
 
             # A broken rule must end the process at once, not after NATS has come up.
-            rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
-            pipeline = load_pipeline(self.declared.shards, rules)
+            place = settings.mongodb_uri, settings.mongodb.database
+            library, pipeline = await load_with_tables(self.declared.shards, rules_folder(settings), place)
+            tables = library.tables
 
         def waiting(error: BusUnavailableError, pause: float) -> None:
             telemetry.emit(telemetry.CellWaiting(cell=self.name, error=str(error), retry_in_seconds=pause))
@@ -327,6 +337,8 @@ class Process:
             async with anyio.create_task_group() as group:
                 for cell in self.cells:
                     group.start_soon(cell.run, name=cell.status.cell)
+                if tables is not None:
+                    group.start_soon(_keep_fresh, tables)
                 for tier in self.models:
                     group.start_soon(self._keep, bus, log, tier, stack)
                 group.start_soon(anyio.sleep_forever)
@@ -425,6 +437,21 @@ class Process:
             else:
                 return
             await asyncio.sleep(0.2)
+
+
+async def _keep_fresh(tables: Tables) -> None:
+    """Replaces tables for enrichment whose files have changed, and says which could not be."""
+    problems: dict[str, object] = {}
+    while True:
+        await anyio.sleep(TABLES_CHECKED_SECONDS)
+        replaced = await tables.check()
+        for one in tables.statistics():
+            if one.name in replaced:
+                telemetry.emit(telemetry.TablesReplaced(table=one.name, entries=one.entries))
+            if one.problem is not None and one.problem != problems.get(one.name):
+                error = f"{one.problem.where}: {one.problem.problem}"
+                telemetry.emit(telemetry.TableRefused(table=one.name, error=error))
+            problems[one.name] = one.problem
 
 
 async def _until_signalled(scope: anyio.CancelScope, stop: Callable[[], None]) -> None:

@@ -125,6 +125,20 @@ class IntakeWork(Work):
                     seconds=time.monotonic() - began,
                 )
             )
+            for flow in self._pipeline.flows:
+                for stage, told in flow.news():
+                    telemetry.emit(
+                        telemetry.StageRan(
+                            pipeline=flow.name,
+                            stage=stage,
+                            taken=told.taken,
+                            passed=told.passed,
+                            filtered=told.filtered,
+                            failed=told.failed,
+                            retries=told.retries,
+                            seconds=told.seconds,
+                        )
+                    )
 
     def _decide(self, message: Delivered, outcome: Outcome) -> int:
         """Put what becomes of the frame into `outcome`; returns the size of its records in bytes."""

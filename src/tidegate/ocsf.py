@@ -31,6 +31,7 @@ __all__ = [
     "DnsQuery",
     "Email",
     "Endpoint",
+    "Enrichment",
     "Evidence",
     "File",
     "FindingInfo",
@@ -120,6 +121,17 @@ class Metadata(_Object, frozen=True, kw_only=True):
     labels: list[str] | None = None
     profiles: list[str] | None = None
     transformation_info_list: list[TransformationInfo] | None = None
+
+
+class Enrichment(_Object, frozen=True, kw_only=True):
+    """What a table knows of the value of an attribute."""
+
+    name: str
+    """The path of the attribute."""
+    value: str
+    data: Any
+    type: str | None = None
+    provider: str | None = None
 
 
 class Fingerprint(_Object, frozen=True, kw_only=True):
@@ -621,6 +633,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     finding_info: FindingInfo | None = None
     evidences: list[Evidence] | None = None
     confidence_id: int | None = None
+    enrichments: list[Enrichment] | None = None
     observables: list[Observable] | None = None
     unmapped: dict[str, Any] | None = None
 

@@ -17,7 +17,7 @@ from tidegate.config import Settings
 from tidegate.errors import QueryError
 
 if TYPE_CHECKING:
-    from tidegate.pipeline.runner import RawFrame
+    from tidegate.pipeline.runner import Pipeline, RawFrame
     from tidegate.pipeline.trial import Fate, Step
 
 __all__ = ["pipeline"]
@@ -32,8 +32,17 @@ _FRAME = 1000
 pipeline = App(name="pipeline", help="Try pipelines: check the rules, run them, test, explain one event, compare.")
 
 
+async def _runner(rules: Path | None, settings: Settings) -> Pipeline:
+    from tidegate.pipeline.library import load_with_tables
+
+    place = settings.mongodb_uri, settings.mongodb.database
+    return (await load_with_tables(1, rules, place))[1]
+
+
 def _rules(rules: Path | None, settings: Settings) -> Path | None:
-    return rules or (Path(settings.intake.rules_path) if settings.intake.rules_path else None)
+    from tidegate.app import rules_folder
+
+    return rules or rules_folder(settings)
 
 
 @pipeline.command
@@ -58,7 +67,7 @@ def check(rules: Rules = None, *, settings: Given) -> int:
 
 
 @pipeline.command(name="test")
-def run_tests(rules: Rules = None, *, settings: Given) -> int:
+async def run_tests(rules: Rules = None, *, settings: Given) -> int:
     """Run the tests in the rule files.
 
     Parameters
@@ -66,11 +75,11 @@ def run_tests(rules: Rules = None, *, settings: Given) -> int:
     rules
         The folder, instead of the one in the settings.
     """
-    from tidegate.pipeline.library import load_library
+    from tidegate.pipeline.library import load_with_tables
     from tidegate.pipeline.trial import run_case
 
-    library = load_library(_rules(rules, settings))
-    runner = library.compile(1)
+    place = settings.mongodb_uri, settings.mongodb.database
+    library, runner = await load_with_tables(1, _rules(rules, settings), place)
     failed = total = 0
     for definition in library.pipelines.values():
         for case in definition.file.test:
@@ -114,10 +123,9 @@ async def run(
     """
     from rich.console import Console
 
-    from tidegate.pipeline.library import load_pipeline
     from tidegate.pipeline.trial import fates
 
-    runner = load_pipeline(1, _rules(rules, settings))
+    runner = await _runner(_rules(rules, settings), settings)
     console = Console(highlight=False)
     counts: dict[str, int] = {}
     shown: dict[str, int] = {}
@@ -187,9 +195,8 @@ async def explain(
     from rich.console import Console
 
     from tidegate.pipeline import trial
-    from tidegate.pipeline.library import load_pipeline
 
-    runner = load_pipeline(1, _rules(rules, settings))
+    runner = await _runner(_rules(rules, settings), settings)
     index = number
     async for frame in _frames(path, source, number, settings):
         if index > len(frame.records):
@@ -281,10 +288,11 @@ async def diff(
     from rich.text import Text
 
     from tidegate.pipeline import trial
-    from tidegate.pipeline.library import load_pipeline
 
     frames = [frame async for frame in _frames(path, source, limit, settings)]
-    found = trial.compare(load_pipeline(1, old), load_pipeline(1, new), frames, most_examples=examples)
+    found = trial.compare(
+        await _runner(old, settings), await _runner(new, settings), frames, most_examples=examples
+    )
     if json:
         print(msgspec.json.encode(found).decode())
     else:

@@ -13,17 +13,21 @@ import msgspec
 from msgspec import Meta, Struct
 
 from tidegate import tomlfile
+from tidegate.entities.window import WindowDefinition
 from tidegate.errors import ConfigError, RuleError
 
 __all__ = [
     "BUILT_IN",
     "DEFAULT_POLICIES",
+    "Aggregate",
     "Case",
     "Check",
     "Deduplicate",
     "Definition",
     "Deserialise",
+    "Enrich",
     "Filter",
+    "Lookup",
     "Normalise",
     "Operation",
     "Parse",
@@ -65,6 +69,7 @@ DEFAULT_POLICIES = {
     "transform": Policy(action="retry", attempts=3),
     "anonymise": Policy(action="dead_letter"),
     "deduplicate": Policy(action="continue"),
+    "aggregate": Policy(action="continue"),
     "route": Policy(action="continue"),
 }
 
@@ -127,7 +132,7 @@ class Parse(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
     field: str
     """The text attribute."""
     patterns: Annotated[list[str], Meta(min_length=1)]
-    """Regular expressions with named groups, or grok such as `%{IP:ip}`; time is linear in the text."""
+    """Grok such as `%{ANY} from %{IP:ip}%{REST}`, or regular expressions with named groups, for the whole text."""
     set: dict[str, str]
     """Attribute -> name of a group."""
     required: bool = False
@@ -145,6 +150,35 @@ class Deduplicate(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Keys remembered; beyond, the oldest are forgotten."""
 
 
+class Lookup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Columns of a table for the value of an attribute."""
+
+    table: str
+    """One of `[[enrichment.tables]]`, or `tags`."""
+    key: str
+    """The attribute with the value to look up."""
+    set: dict[str, str] = {}
+    """Attribute -> column. What has a value already keeps it. Without any, the row is put into `enrichments`."""
+
+
+class Enrich(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="enrich"):
+    """Adds what the tables of `[enrichment]` know of values in the event."""
+
+    type_name = "enrich"
+    geo: list[str] = []
+    """Endpoints, such as `src_endpoint`, whose `ip` gives `location` and `autonomous_system`."""
+    indicators: bool = False
+    """Look up all observables; what matches is put into `enrichments`, of type `threat_intel`."""
+    lookup: list[Lookup] = []
+
+
+class Aggregate(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="aggregate"):
+    """Counts events in windows; these are entities, so results are in the log as `window.closed` changes."""
+
+    type_name = "aggregate"
+    window: WindowDefinition
+
+
 class Deserialise(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="deserialise"):
     """The policy of decoding records, which precedes all stages. `continue`: what cannot be decoded is a message."""
 
@@ -158,7 +192,7 @@ class Normalise(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 
 
 BUILT_IN = (Deserialise, Normalise)
-Stage = Deserialise | Normalise | Validate | Filter | Transform | Parse | Deduplicate
+Stage = Deserialise | Normalise | Validate | Enrich | Filter | Transform | Parse | Deduplicate | Aggregate
 
 
 class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

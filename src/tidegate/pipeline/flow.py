@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -18,10 +19,12 @@ from tidegate.pipeline import access
 from tidegate.pipeline import definition as language
 from tidegate.pipeline.access import Touched, thaw
 from tidegate.pipeline.definition import DEFAULT_POLICIES, Definition, Policy, Stage
+from tidegate.pipeline.enrichment.library import Library as Tables
 from tidegate.pipeline.functions import CONVERSIONS
 from tidegate.pipeline.stages.body import Body
-from tidegate.pipeline.stages.change import write_transform
-from tidegate.pipeline.stages.selection import write_deduplicate, write_filter, write_validate
+from tidegate.pipeline.stages.change import write_parse, write_transform
+from tidegate.pipeline.stages.enrich import write_enrich
+from tidegate.pipeline.stages.selection import write_aggregate, write_deduplicate, write_filter, write_validate
 
 __all__ = ["CONTENT_ERRORS", "CompiledStage", "Failure", "Flow", "Passage", "StageStats"]
 
@@ -43,6 +46,9 @@ _PASSING_ERRORS = (ConnectionError, TimeoutError, OSError)
 _WRITERS: dict[type, Callable[[Any, Body], None]] = {
     language.Validate: write_validate,
     language.Filter: write_filter,
+    language.Enrich: write_enrich,
+    language.Parse: write_parse,
+    language.Aggregate: write_aggregate,
     language.Transform: write_transform,
     language.Deduplicate: write_deduplicate,
 }
@@ -96,6 +102,8 @@ class CompiledStage:
         self.type = str(type(stage).__struct_config__.tag)
         self.policy = policy
         self.stats = StageStats()
+        self.told = StageStats()
+        """The stats when they were last told."""
         self.body = body
         self._rule = f"{pipeline}.{stage.name}"
         self.code = ""
@@ -185,7 +193,8 @@ class CompiledStage:
 class Flow:
     """A pipeline ready to run. It keeps what its stages remember, so one Flow serves one partition's frames."""
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definition: Definition, tables: Tables | None = None) -> None:
+        """`tables`: what `enrich` stages look things up in. Raises RuleError."""
         self.definition = definition
         self.name = definition.name
         self.stages: list[CompiledStage] = []
@@ -198,7 +207,7 @@ class Flow:
         for index, stage in enumerate(definition.file.stage):
             if isinstance(stage, language.BUILT_IN):
                 continue
-            body = Body(definition, index)
+            body = Body(definition, index, tables)
             if stage.when:
                 condition = body.condition(stage.when, ["when"])
                 body.put(f"if not ({condition}):", "    keep(row)", "    continue")
@@ -241,16 +250,28 @@ class Flow:
             stage.run(passage)
         return passage
 
+    def news(self) -> list[tuple[str, StageStats]]:
+        """What each stage has done since the last call, for stages that did anything."""
+        found = []
+        for stage in self.stages:
+            now, before = stage.stats, stage.told
+            if now.taken != before.taken:
+                names = StageStats.__struct_fields__
+                delta = StageStats(*(getattr(now, name) - getattr(before, name) for name in names))
+                stage.told = copy(now)
+                found.append((stage.name, delta))
+        return found
+
     def opened(self, event: Any) -> Any:
         """An event that stages can change; a copy, where no rule of a source has made it."""
         if event.__class__ is not OcsfEvent:
             return event
         # Parts of it may be encoded or lack slots that stages need, as rules compiled for another pipeline make them.
-        copy = thaw(msgspec.json.decode(msgspec.json.encode(event), type=OcsfEvent))
-        copy.metadata.transformation_info_list = self.stamp
+        opened = thaw(msgspec.json.decode(msgspec.json.encode(event), type=OcsfEvent))
+        opened.metadata.transformation_info_list = self.stamp
         if self._profiles:
-            copy.metadata.profiles = sorted({*(copy.metadata.profiles or ()), *self._profiles})
-        return copy
+            opened.metadata.profiles = sorted({*(opened.metadata.profiles or ()), *self._profiles})
+        return opened
 
 
 def _fallback(policy: Policy, body: Body) -> list[str]:

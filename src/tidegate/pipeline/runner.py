@@ -101,7 +101,7 @@ class Pipeline:
         self._flows = dict(flows or {})
         self._shards = shards
         self._encode = msgspec.json.Encoder().encode_into
-        self._decoders: dict[str, Callable[[bytes], Any]] = {
+        self._decoders: dict[str, Callable[[Any], Any]] = {
             "json": msgspec.json.Decoder().decode,
             "msgpack": msgspec.msgpack.Decoder().decode,
             "text": lambda raw: str(raw, "utf-8"),

@@ -37,6 +37,9 @@ __all__ = [
     "QueryServed",
     "SnapshotIgnored",
     "SnapshotStored",
+    "StageRan",
+    "TableRefused",
+    "TablesReplaced",
     "TierRecovered",
     "TierUnavailable",
 ]
@@ -114,6 +117,49 @@ class FrameRefused(Event, frozen=True, kw_only=True):
     metrics = (counter("refused_frames", "Frames that could not be opened", labels=("cell", "rule")),)
     cell: str
     rule: str
+    error: str
+
+
+class StageRan(Event, frozen=True, kw_only=True):
+    """What a stage of a pipeline did since it was last told; `taken` = `passed` + `filtered` + dead letters."""
+
+    tag = "stage.ran"
+    text = "stage ran"
+    level = "debug"
+    metrics = (
+        counter("stage_taken", "Events that came to the stage", amount="taken", labels=("pipeline", "stage")),
+        counter("stage_passed", "Events that went on", amount="passed", labels=("pipeline", "stage")),
+        counter("stage_filtered", "Events left out", amount="filtered", labels=("pipeline", "stage")),
+        counter("stage_failed", "Events that have failed", amount="failed", labels=("pipeline", "stage")),
+        counter("stage_retries", "Further attempts", amount="retries", labels=("pipeline", "stage")),
+        counter("stage_busy_seconds", "Time spent in the stage", amount="seconds", labels=("pipeline", "stage")),
+    )
+    pipeline: str
+    stage: str
+    taken: int
+    passed: int
+    filtered: int
+    failed: int
+    retries: int
+    seconds: float
+
+
+class TablesReplaced(Event, frozen=True, kw_only=True):
+    """A newer version of a table for enrichment is in use."""
+
+    tag = "tables.replaced"
+    text = "table replaced"
+    table: str
+    entries: int
+
+
+class TableRefused(Event, frozen=True, kw_only=True):
+    """A newer version of a table cannot be loaded; the one before stays in use."""
+
+    tag = "tables.refused"
+    text = "table refused"
+    level = "warning"
+    table: str
     error: str
 
 

@@ -60,6 +60,9 @@ class Library:
         self.indicators = Indicators(settings.indicator_cache_entries)
         self.tables: dict[str, TextTable | NetworkTags] = {}
         self.tags = tags_of(settings.tags)
+        self.names = tuple(table.name for table in settings.tables)
+        """Of the keyed tables, loaded or not."""
+        self.has_geo = settings.geo.city is not None or settings.geo.asn is not None
         self._settings = settings
         self._mmdb: dict[str, MmdbFile] = {}
         self._reports: dict[str, Report] = {}

@@ -13,6 +13,7 @@ from tidegate.errors import ExpressionError, RecordError, RuleError
 from tidegate.ocsf import Observable
 from tidegate.pipeline import access
 from tidegate.pipeline.definition import Definition
+from tidegate.pipeline.enrichment.library import Library as Tables
 from tidegate.pipeline.expressions import compile_expression
 from tidegate.pipeline.rules import Attribute
 from tidegate.pipeline.support import Shared
@@ -23,8 +24,9 @@ __all__ = ["Body"]
 class Body:
     """Lines of Python that work on the event `e`, at the index `row`; `continue` once `drop` was called."""
 
-    def __init__(self, definition: Definition, index: int) -> None:
+    def __init__(self, definition: Definition, index: int, tables: Tables | None) -> None:
         self.definition = definition
+        self.tables = tables
         self.index = index
         self.lines: list[str] = []
         self.names: dict[str, Any] = {"EMPTY": {}, "RecordError": RecordError}

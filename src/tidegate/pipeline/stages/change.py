@@ -1,14 +1,17 @@
-"""The stage that changes attributes by what other attributes say: transform."""
+"""Stages that change attributes by what other attributes say: transform and parse."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tidegate.pipeline import access
-from tidegate.pipeline.definition import Operation, Transform
+from tidegate.pipeline.definition import Operation, Parse, Transform
 from tidegate.pipeline.functions import CONVERSIONS
+from tidegate.pipeline.lines.grok import PatternError, compile_grok
 from tidegate.pipeline.rules import Attribute
 from tidegate.pipeline.stages.body import Body
 
-__all__ = ["write_transform"]
+__all__ = ["write_parse", "write_transform"]
 
 _KINDS = {"int": {"int", "port", "time", "any"}, "bool": {"bool", "any"}, "float": {"any"}, "list": {"any"}}
 """Kinds of expressions that are not converted -> kinds of attributes that they fit; text is converted."""
@@ -68,4 +71,30 @@ def _split(operation: Operation, body: Body, at: list[str | int]) -> None:
     for number, path in enumerate(operation.into):
         attribute = body.writable(path, [*at, "into"])
         body.put(f"value = parts[{number}] if len(parts) > {number} else None")
+        _assign(path, attribute, body)
+
+
+def write_parse(stage: Parse, body: Body) -> None:
+    body.readable(stage.field, ["field"])
+    patterns: list[Callable[[str], dict[str, str] | None]] = []
+    for index, pattern in enumerate(stage.patterns):
+        try:
+            patterns.append(compile_grok(pattern))
+        except PatternError as error:
+            raise body.fail(["patterns", index], str(error)) from error
+
+    def first(text: str) -> dict[str, str] | None:
+        return next((found for each in patterns if (found := each(text)) is not None), None)
+
+    body.put(
+        f"text = {access.read(stage.field)}",
+        f"found = {body.constant(first)}(text) if text.__class__ is str else None",
+    )
+    if stage.required:
+        problem = f"no pattern matches {stage.field}"
+        body.put("if found is None:", f"    raise RecordError('parse', {stage.name!r}, {problem!r})")
+    body.put("if found is None:", "    found = EMPTY")
+    for path, group in stage.set.items():
+        attribute = body.writable(path, ["set", path])
+        body.put(f"value = found.get({group!r})")
         _assign(path, attribute, body)

@@ -1,14 +1,15 @@
-"""Stages that decide whether an event goes on: validate, filter, deduplicate."""
+"""Stages that look at events and leave them as they are: validate, filter, deduplicate, aggregate."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Any
 
-from tidegate.pipeline.definition import Deduplicate, Filter, Validate
+from tidegate.errors import ConfigError
+from tidegate.pipeline.definition import Aggregate, Deduplicate, Filter, Validate
 from tidegate.pipeline.stages.body import Body
 
-__all__ = ["Recent", "write_deduplicate", "write_filter", "write_validate"]
+__all__ = ["Recent", "write_aggregate", "write_deduplicate", "write_filter", "write_validate"]
 
 
 def write_validate(stage: Validate, body: Body) -> None:
@@ -38,6 +39,17 @@ def write_deduplicate(stage: Deduplicate, body: Body) -> None:
     body.put(
         f"if {tests} and RECENT.seen(({', '.join(parts)},), e.metadata.uid, e.time):", "    drop(row)", "    continue"
     )
+
+
+def write_aggregate(stage: Aggregate, body: Body) -> None:
+    """Checks the window; the process `entities` reads the stage, too, and counts the events of the log."""
+    if stage.when:
+        raise body.fail(["when"], 'windows count events of the log: say which in "window.where"')
+    try:
+        stage.window.check()
+    except ConfigError as error:
+        raise body.fail(["window"], str(error)) from error
+    body.put("pass")
 
 
 class Recent:

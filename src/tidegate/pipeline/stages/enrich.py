@@ -1,0 +1,111 @@
+"""The stage that adds what tables know: where an address is, what a threat feed says, whose machine it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tidegate import tomlfile
+from tidegate.ocsf import Enrichment
+from tidegate.pipeline import access
+from tidegate.pipeline.definition import Enrich, Lookup
+from tidegate.pipeline.enrichment.library import Library as Tables
+from tidegate.pipeline.enrichment.values import Kind
+from tidegate.pipeline.functions import CONVERSIONS
+from tidegate.pipeline.stages.body import Body
+
+__all__ = ["write_enrich"]
+
+_KINDS: dict[int, Kind] = {1: "domain", 2: "ip", 5: "email", 6: "url", 8: "hash"}
+"""Type of an observable -> kind of indicator."""
+
+
+def write_enrich(stage: Enrich, body: Body) -> None:
+    if not (stage.geo or stage.indicators or stage.lookup):
+        raise body.fail([], f'"{stage.name}" needs geo, indicators or lookup')
+    tables = body.tables
+    if tables is None:
+        raise body.fail([], "there are no tables: a file with [enrichment] is needed beside this one")
+    if stage.geo and not tables.has_geo:
+        raise body.fail(["geo"], "there is no MMDB file: set city or asn in [enrichment.geo]")
+    body.names["TABLES"] = tables
+    for index, endpoint in enumerate(stage.geo):
+        _geo(endpoint, body, ["geo", index])
+    for index, lookup in enumerate(stage.lookup):
+        _lookup(lookup, body, tables, ["lookup", index])
+    if stage.indicators:
+        body.reads.add("observables")
+        body.writes.add("enrichments")
+        body.names["add_indicators"] = add_indicators
+        body.put("if e.observables:", "    add_indicators(e, TABLES)")
+
+
+def _geo(endpoint: str, body: Body, steps: list[str | int]) -> None:
+    body.readable(f"{endpoint}.ip", steps)
+    body.writable(f"{endpoint}.location", steps, whole=True)
+    body.writable(f"{endpoint}.autonomous_system", steps, whole=True)
+    body.put(
+        f"at = {access.read(endpoint)}",
+        "if at is not None and at.ip is not None and TABLES.geo is not None:",
+        "    found = TABLES.geo.lookup(at.ip)",
+        "    if found is not None:",
+        "        at.location = found.location",
+        "        at.autonomous_system = found.autonomous_system",
+    )
+
+
+def _lookup(lookup: Lookup, body: Body, tables: Tables, steps: list[str | int]) -> None:
+    if lookup.table == "tags":
+        body.put("table = TABLES.tags")
+    else:
+        if lookup.table not in tables.names:
+            hint = tomlfile.nearest(lookup.table, [*tables.names, "tags"])
+            raise body.fail([*steps, "table"], f'unknown table "{lookup.table}"{hint}')
+        body.put(f"table = TABLES.tables.get({lookup.table!r})")
+    body.readable(lookup.key, [*steps, "key"])
+    body.put(
+        f"key = {access.read(lookup.key)}",
+        "row = table.lookup(key) if table is not None and key.__class__ is str else None",
+        "if row is not None:",
+    )
+    if not lookup.set:
+        body.writes.add("enrichments")
+        body.names["add_row"] = add_row
+        body.put(f"    add_row(e, {lookup.key!r}, key, {lookup.table!r}, row)")
+    for path, column in lookup.set.items():
+        attribute = body.writable(path, [*steps, "set", path])
+        convert = body.constant(
+            CONVERSIONS[attribute.kind].function if attribute.kind != "any" else lambda value: value
+        )
+        body.put(
+            f"    value = {convert}(row.get({column!r}))",
+            f"    if value is not None and {access.read(path)} is None:",
+            *(f"        {line}" for line in body.write(path, "value", attribute)),
+        )
+
+
+def add_indicators(event: Any, tables: Tables) -> None:
+    """Puts the indicators for the observables of `event` into its `enrichments`."""
+    match, now = tables.indicators.match, event.time
+    added: list[Enrichment] = []
+    for one in event.observables:
+        kind = _KINDS.get(one.type_id)
+        if kind is not None and (found := match(kind, one.value, now)) is not None:
+            added.append(
+                Enrichment(
+                    name=one.name,
+                    value=one.value,
+                    type="threat_intel",
+                    provider=found.feed,
+                    data=msgspec.to_builtins(found),
+                )
+            )
+    if added:
+        event.enrichments = [*(event.enrichments or ()), *added]
+
+
+def add_row(event: Any, path: str, key: str, table: str, row: Any) -> None:
+    """Puts a row of a table into the `enrichments` of `event`."""
+    found = Enrichment(name=path, value=key, type=table, data=row)
+    event.enrichments = [*(event.enrichments or ()), found]

@@ -204,6 +204,8 @@ class Endpoint(_Object, frozen=True, kw_only=True):
     interface_name: str | None = None
     interface_uid: str | None = None
     subnet_uid: str | None = None
+    location: Location | None = None
+    autonomous_system: AutonomousSystem | None = None
 
 
 class Device(_Object, frozen=True, kw_only=True):
@@ -214,6 +216,7 @@ class Device(_Object, frozen=True, kw_only=True):
     ip: Ip | None = None
     name: str | None = None
     uid: str | None = None
+    location: Location | None = None
 
 
 class File(_Object, frozen=True, kw_only=True):

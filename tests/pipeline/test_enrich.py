@@ -68,7 +68,12 @@ async def test_tables_are_applied_and_what_matched_is_recorded(folder: Path) -> 
     assert event["src_endpoint"] == {"ip": "10.0.0.9", "port": 50000, "name": "till-9"}
     assert event["severity_id"] == 1, "what is there already stays"
     assert event["enrichments"] == [
-        {"name": "src_endpoint.ip", "value": "10.0.0.9", "type": "assets", "data": {"name": "till-9", "level": "4"}},
+        {
+            "name": "src_endpoint.ip",
+            "value": "10.0.0.9",
+            "type": "assets",
+            "data": {"ip": "10.0.0.9", "name": "till-9", "level": "4"},
+        },
         {"name": "src_endpoint.ip", "value": "10.0.0.9", "type": "tags", "data": {"site": "hq"}},
         {
             "name": "dst_endpoint.ip",

@@ -60,8 +60,11 @@ class Library:
         if "enrichment" in document:
             if self.tables is not None:
                 raise RuleError(str(path), "a second file with [enrichment]; put all tables into one")
-            settings = tomlfile.load(path, _EnrichmentFile).enrichment
-            self.tables = Tables(settings, path.parent, *self.mongodb)
+            try:
+                settings = tomlfile.load(path, _EnrichmentFile).enrichment
+                self.tables = Tables(settings, path.parent, *self.mongodb)
+            except ConfigError as error:
+                raise RuleError(error.where, error.problem) from error
         elif "pipeline" in document:
             definition = load_definition(path)
             self.pipelines[definition.name] = definition

@@ -44,14 +44,15 @@ def write_enrich(stage: Enrich, body: Body) -> None:
 def _geo(endpoint: str, body: Body, steps: list[str | int]) -> None:
     body.readable(f"{endpoint}.ip", steps)
     body.writable(f"{endpoint}.location", steps, whole=True)
-    body.writable(f"{endpoint}.autonomous_system", steps, whole=True)
+    if endpoint.endswith("endpoint"):
+        body.writable(f"{endpoint}.autonomous_system", steps, whole=True)
     body.put(
         f"at = {access.read(endpoint)}",
         "if at is not None and at.ip is not None and TABLES.geo is not None:",
         "    found = TABLES.geo.lookup(at.ip)",
         "    if found is not None:",
         "        at.location = found.location",
-        "        at.autonomous_system = found.autonomous_system",
+        *(["        at.autonomous_system = found.autonomous_system"] if endpoint.endswith("endpoint") else []),
     )
 
 
@@ -66,20 +67,20 @@ def _lookup(lookup: Lookup, body: Body, tables: Tables, steps: list[str | int]) 
     body.readable(lookup.key, [*steps, "key"])
     body.put(
         f"key = {access.read(lookup.key)}",
-        "row = table.lookup(key) if table is not None and key.__class__ is str else None",
-        "if row is not None:",
+        "found = table.lookup(key) if table is not None and key.__class__ is str else None",
+        "if found is not None:",
     )
     if not lookup.set:
         body.writes.add("enrichments")
         body.names["add_row"] = add_row
-        body.put(f"    add_row(e, {lookup.key!r}, key, {lookup.table!r}, row)")
+        body.put(f"    add_row(e, {lookup.key!r}, key, {lookup.table!r}, found)")
     for path, column in lookup.set.items():
         attribute = body.writable(path, [*steps, "set", path])
         convert = body.constant(
             CONVERSIONS[attribute.kind].function if attribute.kind != "any" else lambda value: value
         )
         body.put(
-            f"    value = {convert}(row.get({column!r}))",
+            f"    value = {convert}(found.get({column!r}))",
             f"    if value is not None and {access.read(path)} is None:",
             *(f"        {line}" for line in body.write(path, "value", attribute)),
         )

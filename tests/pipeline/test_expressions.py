@@ -36,7 +36,7 @@ EVENT: dict[str, Any] = {
     "unmapped.no": False,
     "unmapped.list": ["a", 1, None, ["b"], {"c": 1}],
     "unmapped.object": {"a": {"b": [10, 20]}},
-    "unmapped.huge": 10**400,
+    "unmapped.huge": 10**5000,
     "unmapped.json": '{"a": {"b": [10, 20]}, "deep": ' + "[" * 5000 + "]" * 5000 + "}",
     'unmapped["alert.gid"]': 7,
 }
@@ -172,15 +172,10 @@ def lines(block: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("text", lines(TRUE))
-def test_true(text: str) -> None:
-    assert value_of(text) is True
-
-
-@pytest.mark.parametrize("text", lines(FALSE))
-def test_false(text: str) -> None:
-    # A bare attribute that is missing is none, which is not true either.
-    assert value_of(text) is False
+def test_true_and_false() -> None:
+    # `is`, because none is neither.
+    assert [text for text in lines(TRUE) if value_of(text) is not True] == []
+    assert [text for text in lines(FALSE) if value_of(text) is not False] == []
 
 
 @pytest.mark.parametrize(

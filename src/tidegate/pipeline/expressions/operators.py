@@ -118,7 +118,7 @@ OPERATORS: dict[str, tuple[str, Any]] = {
     "among": ("among", _among),
     "chain": ("chain", _chain),
     "numbers": ("numbers", NUMBERS),
-    "bool": ("boolean", bool),
+    "boolean": ("boolean", bool),
     "str": ("str", str),
 }
 """Name and value in generated code by sign; those with a word have no sign of their own."""

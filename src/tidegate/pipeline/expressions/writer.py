@@ -124,7 +124,7 @@ class Writer:
             other = left if left.kind == "any" else right
             # In Python 1 == True and 0 == False: with other numbers, and with text, == is exact.
             if known.literal and known.value in (0, 1) and other.variable:
-                return f"({left.code} == {right.code} and {other.code}.__class__ is not {self.operator('bool')})"
+                return f"({left.code} == {right.code} and {other.code}.__class__ is not {self.operator('boolean')})"
             if known.kind != "text" and (not known.literal or known.value in (0, 1)):
                 return self.call("==", left.code, right.code)
         if not (left.nullable and right.nullable):

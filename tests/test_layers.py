@@ -21,7 +21,7 @@ LAYERS = """
     query rebuild
     verify
     tiers
-    projector intake
+    projector intake lifecycle
     memory testing schema
     pipeline
     entities

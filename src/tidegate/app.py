@@ -27,7 +27,7 @@ from tidegate.actor.host import EntityWork
 from tidegate.actor.mailbox import Mailbox, shown
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.actor.pulling import PullConsumer
-from tidegate.actor.system import forwarding
+from tidegate.actor.system import System, forwarding
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler
 
     from tidegate.entities.alert import Raised
-    from tidegate.pipeline.enrichment.library import Library as Tables
+    from tidegate.lifecycle import Lifecycle
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
 
@@ -49,7 +49,6 @@ __all__ = ["TIERS", "batching", "collect_rarely", "declarations", "opened_log", 
 
 TIERS = ("hot", "warm", "cold", "lake")
 Rows = list[dict[str, Any]]
-TABLES_CHECKED_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 """How often a storage-manager looks which generations serve."""
 
@@ -136,6 +135,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     """The kinds of entities that the process `entities` hosts. Raises ConfigError for a window that makes no sense."""
     from tidegate.entities.alert import Alerts
     from tidegate.entities.correlation import Correlations
+    from tidegate.entities.pipeline import Pipelines
     from tidegate.entities.window import WindowDefinition, Windows
     from tidegate.pipeline.library import aggregates
 
@@ -146,7 +146,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
         except msgspec.ValidationError as error:
             raise ConfigError(f"windows[{number}]", str(error)) from error
     windows += aggregates(rules_folder(settings))
-    return [Correlations(), Alerts(), Windows(windows)]
+    return [Correlations(), Alerts(), Windows(windows), Pipelines()]
 
 
 def rules_folder(settings: Settings) -> Path | None:
@@ -179,6 +179,8 @@ class Process:
         self.cells: list[Cell] = []
         self.models = read_models(settings, tiers) if name == "storage-manager" else {}
         self.queries: Queries | None = None
+        self.lifecycle: Lifecycle | None = None
+        self.system: System | None = None
         self._waiting_for = "starting"
 
     # -- what HTTP asks -----------------------------------------------------------------------------------------
@@ -271,6 +273,10 @@ class Process:
                 self.settings.ingest.max_frame_bytes,
                 self.settings.ingest.max_inflated_bytes,
             )
+        if self.name == "transformation-pipeline":
+            from tidegate.edges import rest_pipelines
+
+            return rest_pipelines.routes(lambda: self.lifecycle, lambda: self.system)
         if self.name == "storage-manager":
             from tidegate.edges import rest_query
             from tidegate.query import Queries
@@ -281,14 +287,13 @@ class Process:
 
     async def _work(self) -> None:
         settings = self.settings
-        pipeline = tables = None
         if self.name == "transformation-pipeline":
-            from tidegate.pipeline.library import load_with_tables
+            from tidegate.lifecycle import Lifecycle
 
             # A broken rule must end the process at once, not after NATS has come up.
             place = settings.mongodb_uri, settings.mongodb.database
-            library, pipeline = await load_with_tables(self.declared.shards, rules_folder(settings), place)
-            tables = library.tables
+            self.lifecycle = Lifecycle(self.declared.shards, rules_folder(settings), place)
+            await self.lifecycle.start()
 
         def waiting(error: BusUnavailableError, pause: float) -> None:
             telemetry.emit(telemetry.CellWaiting(cell=self.name, error=str(error), retry_in_seconds=pause))
@@ -321,9 +326,10 @@ class Process:
             bus.on_reconnect(reconnected)
             await self._streams(bus)
             log = Log(bus, self.declared.shards)
-            if pipeline is not None:
+            self.system = System(bus, log)
+            if self.lifecycle is not None:
                 for partition in range(self.declared.partitions):
-                    self._add_intake(bus, log, pipeline, partition)
+                    self._add_intake(bus, log, self.lifecycle.rules, partition)
             if self.name == "entities":
                 kinds = entity_kinds(settings)
                 for entity in kinds:
@@ -337,13 +343,13 @@ class Process:
             async with anyio.create_task_group() as group:
                 for cell in self.cells:
                     group.start_soon(cell.run, name=cell.status.cell)
-                if tables is not None:
-                    group.start_soon(_keep_fresh, tables)
+                if self.lifecycle is not None:
+                    group.start_soon(self.lifecycle.follow, bus, log)
                 for tier in self.models:
                     group.start_soon(self._keep, bus, log, tier, stack)
                 group.start_soon(anyio.sleep_forever)
 
-    def _add_intake(self, bus: Bus, log: Log, pipeline: Pipeline, partition: int) -> None:
+    def _add_intake(self, bus: Bus, log: Log, rules: Callable[[], Pipeline], partition: int) -> None:
         from tidegate.intake import KIND, IntakeWork
 
         consumer = PinnedConsumer(
@@ -353,7 +359,7 @@ class Process:
             [f"ingest.*.{partition}"],
             pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
         )
-        work = IntakeWork(bus, log, pipeline, partition, self.settings)
+        work = IntakeWork(bus, log, rules, partition, self.settings)
         self.cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
 
     def _add_entities(self, bus: Bus, log: Log, entity: Entity[Any, Any, Any]) -> None:
@@ -437,21 +443,6 @@ class Process:
             else:
                 return
             await asyncio.sleep(0.2)
-
-
-async def _keep_fresh(tables: Tables) -> None:
-    """Replaces tables for enrichment whose files have changed, and says which could not be."""
-    problems: dict[str, object] = {}
-    while True:
-        await anyio.sleep(TABLES_CHECKED_SECONDS)
-        replaced = await tables.check()
-        for one in tables.statistics():
-            if one.name in replaced:
-                telemetry.emit(telemetry.TablesReplaced(table=one.name, entries=one.entries))
-            if one.problem is not None and one.problem != problems.get(one.name):
-                error = f"{one.problem.where}: {one.problem.problem}"
-                telemetry.emit(telemetry.TableRefused(table=one.name, error=error))
-            problems[one.name] = one.problem
 
 
 async def _until_signalled(scope: anyio.CancelScope, stop: Callable[[], None]) -> None:

@@ -308,7 +308,7 @@ def test_every_record_is_accounted_for_under_every_policy(
         ('type = "filter"\ndrop = "severty_id == 1"', 6, 'did you mean "severity_id"'),
         ('type = "filter"\ndrop = "severity_id"', 6, "a condition is true or false"),
         ('type = "filter"', 3, 'needs either "drop" or "keep"'),
-        ('type = "fliter"', 5, "fliter"),
+        ('type = "fliter"', 5, 'unknown type "fliter"; did you mean "filter"'),
         ('type = "transform"\n[[stage.operations]]\nset = { "class_uid" = "1" }', 7, "set by the pipeline itself"),
         ('type = "transform"\n[[stage.operations]]\nset = { "is_mfa" = "3" }', 7, "is bool, but"),
         ('type = "transform"\n[[stage.operations]]\nremove = ["time"]', 7, "required of every event"),

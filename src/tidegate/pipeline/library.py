@@ -46,6 +46,13 @@ class Library:
         self.shipped: Path | None = None
         """The folder whose sources were compiled by tests, and need not be to find out whether they are right."""
 
+    def copy(self) -> Library:
+        """The same rules, to be changed; tables are shared."""
+        found = Library(self.mongodb)
+        found.sources, found.pipelines = dict(self.sources), dict(self.pipelines)
+        found.tables, found.shipped = self.tables, self.shipped
+        return found
+
     def add(self, path: Path) -> None:
         """Reads a rule file: a pipeline if it has the key `pipeline`, tables if it has `enrichment`, else a source.
 

@@ -30,11 +30,13 @@ __all__ = [
     "IntakeCommitted",
     "OwnershipGained",
     "OwnershipLost",
+    "PipelineInUse",
     "ProcessStarted",
     "ProcessStopped",
     "ProjectionApplied",
     "PublishRetried",
     "QueryServed",
+    "RulesRefused",
     "SnapshotIgnored",
     "SnapshotStored",
     "StageRan",
@@ -142,6 +144,25 @@ class StageRan(Event, frozen=True, kw_only=True):
     failed: int
     retries: int
     seconds: float
+
+
+class PipelineInUse(Event, frozen=True, kw_only=True):
+    """From the next frame on, this version of the pipeline is used."""
+
+    tag = "pipeline.in_use"
+    text = "pipeline in use"
+    pipeline: str
+    version: str
+
+
+class RulesRefused(Event, frozen=True, kw_only=True):
+    """Changed rules cannot be used; those before stay in use."""
+
+    tag = "rules.refused"
+    text = "rules refused"
+    level = "warning"
+    metrics = (counter("refused_rules", "Changes of the rules that could not be used"),)
+    error: str
 
 
 class TablesReplaced(Event, frozen=True, kw_only=True):

@@ -100,7 +100,7 @@ class GeoTable:
         key = ip_key(ip)
         if key is None:
             return None
-        if any(_LOCAL.find(key)):
+        if _LOCAL.find(key):
             return None
         address = text_of("ip", key)
         try:

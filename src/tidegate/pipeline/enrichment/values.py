@@ -34,8 +34,8 @@ _HXXP = re.compile(r"\Ah(?:xx|\*\*)p(s?)(?=:)", re.IGNORECASE)
 
 def refang(text: str) -> str:
     """`text` without what people write into indicators so that nobody clicks on them: `hxxp://evil[.]example`."""
-    text = _HXXP.sub(r"http\1", text)
-    return _FANGS.sub(lambda found: _fangless(found.group().lower()), text)
+    text = _FANGS.sub(lambda found: _fangless(found.group().lower()), text)
+    return _HXXP.sub(r"http\1", text)
 
 
 def _fangless(fang: str) -> str:

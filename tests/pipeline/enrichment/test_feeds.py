@@ -87,7 +87,12 @@ def test_a_csv_with_a_header_is_read_by_the_usual_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv.gz", ".csv.zst", ".csv"])
 def test_compressed_feeds_are_recognised_whole_or_in_pieces(tmp_path: Path, suffix: str) -> None:
-    pack: Callable[[bytes], bytes] = {".csv.gz": gzip.compress, ".csv.zst": zstandard.compress, ".csv": bytes}[suffix]
+    packs: dict[str, Callable[[bytes], bytes]] = {
+        ".csv.gz": gzip.compress,
+        ".csv.zst": zstandard.compress,
+        ".csv": bytes,
+    }
+    pack = packs[suffix]
     half = CSV.index("203")
     pieces = pack(CSV[:half].encode()) + pack(CSV[half:].encode())
     assert _values(_load(tmp_path / f"f{suffix}", pieces)[0]) == ALL_VALUES

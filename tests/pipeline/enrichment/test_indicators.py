@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.pipeline.enrichment.indicators import About, Indicators, IndicatorTable
+from tidegate.pipeline.enrichment.indicators import About, Indicators, IndicatorTable, valid_of
 from tidegate.pipeline.enrichment.values import Kind, key_of
 
 NOW = 1_750_000_000_000
@@ -145,4 +145,15 @@ def test_the_cache_is_bounded_and_a_full_one_is_still_right() -> None:
         ip = f"10.{number % 250}.0.{number // 250}"
         assert (_value(indicators, "ip", ip) is not None) == (number % 250 < 128)
     assert len(indicators) == 1
-    assert max(len(cache) for cache in indicators._view.caches.values()) <= 100
+    assert 0 < len(indicators.cache("ip")) <= 100
+
+
+def test_a_loop_over_many_values_finds_what_single_lookups_find() -> None:
+    indicators = _all(_table("f", ("10.0.0.0/9", About(valid_until=NOW + 5)), ("10.0.0.1", About(valid_until=NOW))))
+    cache = indicators.cache("ip")
+    values = ["10.0.0.1", "10.200.0.1", "10.0.0.1"]
+    cache.lookups += len(values)
+    found = [valid_of(cache[value], NOW) for value in values]
+    assert (indicators.hits, indicators.misses) == (1, 2)
+    assert found == [indicators.match("ip", value, NOW) for value in values]
+    assert [one and one.value for one in found] == ["10.0.0.0/9", None, "10.0.0.0/9"]

@@ -89,11 +89,17 @@ def test_what_is_found_has_the_shape_of_ocsf() -> None:
         jsonschema.validate(msgspec.json.decode(msgspec.json.encode(found)), shape)
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[MmdbFile, MmdbFile]:
+    folder = tmp_path_factory.mktemp("mmdb")
+    city = write(folder / "city.mmdb", {"81.2.69.0/24": CITY, "2a02:db8::/32": CITY, "10.0.0.0/8": CITY})
+    asn = write(folder / "asn.mmdb", {"81.2.0.0/16": ASN}, version=4)
+    return MmdbFile(city), MmdbFile(asn)
+
+
 @pytest.fixture
-def table(tmp_path: Path) -> GeoTable:
-    city = write(tmp_path / "city.mmdb", {"81.2.69.0/24": CITY, "2a02:db8::/32": CITY, "10.0.0.0/8": CITY})
-    asn = write(tmp_path / "asn.mmdb", {"81.2.0.0/16": ASN}, version=4)
-    return GeoTable(MmdbFile(city), MmdbFile(asn), cache_entries=10)
+def table(files: tuple[MmdbFile, MmdbFile]) -> GeoTable:
+    return GeoTable(*files, cache_entries=10)
 
 
 def test_an_address_is_looked_up_in_both_files(table: GeoTable) -> None:
@@ -150,6 +156,14 @@ def test_a_damaged_file_is_refused_and_leaves_nothing_behind(
     with pytest.raises(TableError, match="is no MMDB file, or a damaged one"):
         MmdbFile(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_whose_damage_kills_the_reader_is_refused(tmp_path: Path) -> None:
+    """A key that is a number where text belongs: the C extension of maxminddb 3.2 dies of that."""
+    path = write(tmp_path / "city.mmdb", {"81.2.69.0/24": {"country": {"iso_code": "CH"}}})
+    path.write_bytes(path.read_bytes().replace(b"Gcountry", b"\xc1country"))
+    with pytest.raises(TableError, match="is no MMDB file, or a damaged one"):
+        MmdbFile(path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

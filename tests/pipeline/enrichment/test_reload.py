@@ -212,7 +212,7 @@ async def test_lookups_go_on_and_see_one_whole_table_while_tables_are_replaced(l
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        for number in range(6):
+        for number in range(3):
             await to_thread.run_sync(replace, number)
             await library.check()
             assert set(await library.check()) == {"geo.city", "indicators.iocs"}

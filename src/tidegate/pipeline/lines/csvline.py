@@ -27,7 +27,7 @@ class Columns(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def split_csv(text: str) -> list[str]:
-    """The values of one row, `"` doubled inside quotes; raises RecordError for a value of more than 131,072 characters."""
+    """The values of one row, `"` doubled inside quotes; raises RecordError for a value beyond 131,072 characters."""
     try:
         rows = list(csv.reader([text]))
     except csv.Error as error:

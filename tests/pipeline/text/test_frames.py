@@ -72,6 +72,13 @@ def test_an_object_with_fields_of_the_source_is_taken_as_it_is(pipeline: Pipelin
     assert (event["dst_endpoint"]["ip"], event["unmapped"]["message"]) == ("10.0.0.6", "a note")
 
 
+def test_json_that_was_shipped_as_a_line_is_a_record(pipeline: Pipeline) -> None:
+    native = {"_path": "dns", "ts": 1.5, "uid": "C1", "id.orig_h": "10.0.0.5", "query": "example.org"}
+    record = {"message": json.dumps(native), "host": {"name": "web9"}}
+    (event,) = run_lines(pipeline, "zeek", [json.dumps(record).encode()], "json").events
+    assert (event["query"]["hostname"], event["unmapped"]["shipper"]) == ("example.org", {"host": {"name": "web9"}})
+
+
 def test_records_of_each_kind_may_be_in_one_frame(pipeline: Pipeline) -> None:
     native = {"_path": "dns", "ts": 1.5, "uid": "C1", "id.orig_h": "10.0.0.5"}
     records = [

@@ -65,6 +65,7 @@ def test_a_priority_is_a_facility_and_a_severity(number: int, facility: str, sev
         ("<999>app[12]: x", {}, "<999>app[12]: x"),
         ("<13>app[12]: x", {"priority": 13, "facility": "user", "severity": 5, "app": "app", "pid": "12"}, "x"),
         ("no header at all", {}, "no header at all"),
+        ("23 <13>app[12]: x", {"priority": 13, "facility": "user", "severity": 5, "app": "app", "pid": "12"}, "x"),
         ("", {}, ""),
         (
             "Jun 15 12:00:00 web1 postfix/smtpd[9]: connect",
@@ -276,6 +277,13 @@ def test_hexadecimal_is_decoded_only_where_it_is_one() -> None:
         "audit_id": "1.000:1",
         "time": "1.000",
     }
+
+
+def test_audit_lines_in_the_log_of_the_kernel() -> None:
+    line = 'Jun 15 12:00:00 web1 kernel: [ 1.5] audit: type=1400 audit(1.000:1): apparmor="DENIED" comm="x"'
+    (found,) = _all(gather_auditd([line], NOW))
+    assert (found["type"], found["apparmor"]) == ("AVC", "DENIED")
+    assert found["syslog"] == {"time": "2025-06-15T12:00:00", "host": "web1"}
 
 
 def test_the_audit_key_is_what_the_lines_of_an_event_share() -> None:

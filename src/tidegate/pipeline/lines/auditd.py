@@ -33,6 +33,15 @@ _UNSET = frozenset(("4294967295", "-1"))
 _MAY_BE_UNSET = frozenset(("auid", "ses", "old-auid", "old-ses"))
 _DETAILS = ("EXECVE", "SOCKADDR", "PATH", "CWD", "PROCTITLE", "EOE")
 """Records that add to another one, the most telling first."""
+# The kernel's own log has numbers for the types; include/uapi/linux/audit.h and lib/msg_typetab.h of audit-userspace.
+_NUMBERS = (
+    "1006:LOGIN 1100:USER_AUTH 1101:USER_ACCT 1102:USER_MGMT 1103:CRED_ACQ 1104:CRED_DISP 1105:USER_START "
+    "1106:USER_END 1107:USER_AVC 1108:USER_CHAUTHTOK 1109:USER_ERR 1110:CRED_REFR 1112:USER_LOGIN 1113:USER_LOGOUT 1114:ADD_USER "
+    "1115:DEL_USER 1116:ADD_GROUP 1117:DEL_GROUP 1123:USER_CMD 1124:USER_TTY 1130:SERVICE_START 1131:SERVICE_STOP "
+    "1300:SYSCALL 1302:PATH 1305:CONFIG_CHANGE 1306:SOCKADDR 1307:CWD 1309:EXECVE 1320:EOE 1325:NETFILTER_CFG "
+    "1326:SECCOMP 1327:PROCTITLE 1400:AVC 1700:ANOM_PROMISCUOUS 1701:ANOM_ABEND"
+)
+_TYPES = dict(each.split(":") for each in _NUMBERS.split())
 # (arch, syscall) of execve and execveat: x86_64, i386, aarch64.
 _EXECVE = {("c000003e", "59"), ("c000003e", "322"), ("40000003", "11"), ("c00000b7", "221"), ("c00000b7", "281")}
 # The calls of x86_64 that rules are usually about; arch/x86/entry/syscalls/syscall_64.tbl of Linux.
@@ -81,7 +90,7 @@ def _read(line: str, received_ms: int) -> _Line:
     header, _ = split_header(head[:start], received_ms) if start else ({}, "")
     if not kind or kind[0] == "msg=":
         raise refuse("linux_auditd.type", "the type of the record is empty")
-    return _Line(kind[0], f"{stamp[1]}:{stamp[2]}", stamp[1], node, header, line[stamp.end() :])
+    return _Line(_TYPES.get(kind[0], kind[0]), f"{stamp[1]}:{stamp[2]}", stamp[1], node, header, line[stamp.end() :])
 
 
 def _unhex(value: str) -> str:

@@ -20,7 +20,8 @@ _FACILITIES = (
 )
 FACILITIES = _FACILITIES.split()
 
-_PRI = re.compile(r"<([0-9]{1,3})>")
+# Before it, senders over TCP write the length of the message (RFC 6587).
+_PRI = re.compile(r"(?:[0-9]{1,6} )?<([0-9]{1,3})>")
 _NAMES = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
 _MONTHS = {name: number for number, name in enumerate(_NAMES.split(), 1)}
 _CLOCK = r"[0-2][0-9]:[0-5][0-9]:[0-6][0-9](?:[.,][0-9]{1,9})?"
@@ -55,7 +56,7 @@ def split_header(text: str, received_ms: int) -> tuple[dict[str, Any], str]:
     """What the header says, as far as there is one (the tag of RFC 3164 is not of it), and the rest."""
     header: dict[str, Any] = {}
     at = 0
-    if text[:1] == "<" and (pri := _PRI.match(text)) is not None:
+    if (pri := _PRI.match(text)) is not None:
         header = priority(int(pri[1]))
         if header:
             at = pri.end()

@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from tidegate.errors import RecordError
+from tidegate.pipeline.lines.auditnames import CALLS, EXECVE, TYPES
 from tidegate.pipeline.lines.base import Assembled, Gathered, claim, refuse
 from tidegate.pipeline.lines.keyvalue import pairs, tokens
 from tidegate.pipeline.lines.syslog import split_header
@@ -33,27 +34,6 @@ _UNSET = frozenset(("4294967295", "-1"))
 _MAY_BE_UNSET = frozenset(("auid", "ses", "old-auid", "old-ses"))
 _DETAILS = ("EXECVE", "SOCKADDR", "PATH", "CWD", "PROCTITLE", "EOE")
 """Records that add to another one, the most telling first."""
-# The kernel's own log has numbers for the types; include/uapi/linux/audit.h and lib/msg_typetab.h of audit-userspace.
-_NUMBERS = (
-    "1006:LOGIN 1100:USER_AUTH 1101:USER_ACCT 1102:USER_MGMT 1103:CRED_ACQ 1104:CRED_DISP 1105:USER_START "
-    "1106:USER_END 1107:USER_AVC 1108:USER_CHAUTHTOK 1109:USER_ERR 1110:CRED_REFR 1112:USER_LOGIN 1113:USER_LOGOUT 1114:ADD_USER "
-    "1115:DEL_USER 1116:ADD_GROUP 1117:DEL_GROUP 1123:USER_CMD 1124:USER_TTY 1130:SERVICE_START 1131:SERVICE_STOP "
-    "1300:SYSCALL 1302:PATH 1305:CONFIG_CHANGE 1306:SOCKADDR 1307:CWD 1309:EXECVE 1320:EOE 1325:NETFILTER_CFG "
-    "1326:SECCOMP 1327:PROCTITLE 1400:AVC 1700:ANOM_PROMISCUOUS 1701:ANOM_ABEND"
-)
-_TYPES = dict(each.split(":") for each in _NUMBERS.split())
-# (arch, syscall) of execve and execveat: x86_64, i386, aarch64.
-_EXECVE = {("c000003e", "59"), ("c000003e", "322"), ("40000003", "11"), ("c00000b7", "221"), ("c00000b7", "281")}
-# The calls of x86_64 that rules are usually about; arch/x86/entry/syscalls/syscall_64.tbl of Linux.
-_X86_64 = (
-    "2:open 41:socket 42:connect 43:accept 44:sendto 49:bind 50:listen 56:clone 57:fork 59:execve 62:kill 76:truncate "
-    "80:chdir 82:rename 83:mkdir 84:rmdir 85:creat 86:link 87:unlink 88:symlink 90:chmod 91:fchmod 92:chown 93:fchown "
-    "101:ptrace 105:setuid 106:setgid 113:setreuid 117:setresuid 165:mount 166:umount2 175:init_module "
-    "176:delete_module 257:openat 258:mkdirat 260:fchownat 263:unlinkat 264:renameat 265:linkat 266:symlinkat "
-    "268:fchmodat 288:accept4 310:process_vm_readv 311:process_vm_writev 313:finit_module 316:renameat2 "
-    "319:memfd_create 321:bpf 322:execveat"
-)
-_CALLS = dict(call.split(":") for call in _X86_64.split())
 
 
 class _Line(Struct, frozen=True):
@@ -90,7 +70,7 @@ def _read(line: str, received_ms: int) -> _Line:
     header, _ = split_header(head[:start], received_ms) if start else ({}, "")
     if not kind or kind[0] == "msg=":
         raise refuse("linux_auditd.type", "the type of the record is empty")
-    return _Line(_TYPES.get(kind[0], kind[0]), f"{stamp[1]}:{stamp[2]}", stamp[1], node, header, line[stamp.end() :])
+    return _Line(TYPES.get(kind[0], kind[0]), f"{stamp[1]}:{stamp[2]}", stamp[1], node, header, line[stamp.end() :])
 
 
 def _unhex(value: str) -> str:
@@ -186,9 +166,9 @@ def _call(record: dict[str, Any]) -> str | None:
     named, arch, number = record.get("SYSCALL"), record.get("arch"), record.get("syscall")
     if named.__class__ is str:
         return str(named)
-    if (arch, number) in _EXECVE:
+    if (arch, number) in EXECVE:
         return "execve"
-    return _CALLS.get(str(number)) if arch == "c000003e" else None
+    return CALLS.get(str(number)) if arch == "c000003e" else None
 
 
 def _build(lines: Sequence[_Line]) -> dict[str, Any]:

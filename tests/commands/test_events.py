@@ -42,6 +42,26 @@ def test_published_lines_are_counted_and_found_in_every_tier(tidegate: Command) 
         assert len(found) == 50, tier
 
 
+def test_a_long_log_is_published_in_frames_that_each_have_its_header(tidegate: Command, tmp_path: Path) -> None:
+    log = tmp_path / "conn.log"
+    header = [
+        "#separator \\x09",
+        "#path\tconn",
+        "#fields\tts\tuid\tid.orig_h\tid.resp_h",
+        "#types\ttime\tstring\taddr\taddr",
+    ]
+    rows = [f"1750000000.{number:06}\tC{number}\t10.8.8.8\t192.0.2.1" for number in range(2100)]
+    log.write_text("\n".join([*header, *rows, "#close\tnow", ""]))
+    done = tidegate("publish", str(log), "--source", "zeek", "--codec", "text")
+    assert done.stdout.startswith("2105 events stored in 3 frames")
+    position = done.stdout.split()[-1]
+    found = tidegate(
+        "query", "warm", "--observable", "10.8.8.8", "--limit", "3000", "--after", position, "--json"
+    ).stdout
+    assert len(found.splitlines()) == 2100
+    assert tidegate("dead", "list", "--source", "zeek").stdout == "no dead letters\n"
+
+
 def test_tail_shows_live_events_readably(tidegate: Command, up_settings: Settings) -> None:
     process = subprocess.Popen(
         [str(BIN / "tidegate"), "tail", "log.event.*", "--count", "2"],

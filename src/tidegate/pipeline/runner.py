@@ -160,10 +160,9 @@ class Pipeline:
         special = specials.default if specials else None
         by_first_key = specials.by_first_key if specials else None
         # Into a buffer that is large already: a quarter quicker than to let each line grow from nothing.
-        decode, encode, buffer = self._decoders[codec], self._encode, bytearray(_LINE_BYTES)
-        units: Sequence[Unit] = frame.records
-        if plan is not None:
-            units, decode = plan.units, plan.decode
+        encode, buffer = self._encode, bytearray(_LINE_BYTES)
+        decode: Callable[[Any], Any] = plan.decode if plan else self._decoders[codec]
+        units: Sequence[Unit] = plan.units if plan else frame.records
         received_ms, shards = frame.received_ms, self._shards
         lines = into.lines
         into.records += len(frame.records)
@@ -206,7 +205,7 @@ class Pipeline:
                         if correlation is None:
                             event = as_base(known, decode(unit), uid, received_ms, event)
                             correlation = event.metadata.correlation_uid
-                        elif fresh is not None:
+                        elif fresh is not None and raw[:1] == b"{":
                             fresh.append(raw)
                     stage = "validate"
                     if staged:

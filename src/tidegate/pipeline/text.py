@@ -2,7 +2,8 @@
 
 A line may come as it is, as a JSON or msgpack string, or in the object of a shipper (Filebeat, Fluent Bit, Docker,
 CloudWatch), under `event.original`, `message` or `log`; what else that object says is kept under `shipper`. An object
-with one of the fields that select the rules is a record that was parsed before, and taken as it is.
+with one of the fields that select the rules is a record that was parsed before, and taken as it is; so is JSON in a
+line.
 
 Invariant: a line that is not UTF-8 is not lost: its bytes that are none are written as \\xHH.
 """
@@ -84,7 +85,7 @@ class TextReader:
             except _NO_VALUE:
                 value = None
             line, shipper = (value, None) if value.__class__ is str else self._line_of(value) or (None, None)
-            lines.append(line.strip(_ENDS) if line is not None else None)
+            lines.append(line.strip(_ENDS) if line is not None and line[:1] != "{" else None)
             shippers.append(shipper)
         units: list[Unit] = []
         gathered = self._format.gather(lines, received_ms)
@@ -118,6 +119,14 @@ class TextReader:
                 "parse", f"{self._name}.line", f"a line of text or an object is needed, not {value.__class__.__name__}"
             )
         line = value.strip(_ENDS)
+        if line[:1] == "{":
+            # A shipper may have read JSON as lines of text.
+            try:
+                native = _DECODERS["json"](line.encode())
+            except _NO_VALUE:
+                native = None
+            if native.__class__ is dict:
+                return self._finish(native, shipper)
         if self._format.parse is not None:
             return self._finish(self._format.parse(line, received_ms), shipper)
         assert self._format.gather is not None

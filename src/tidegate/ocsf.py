@@ -21,6 +21,8 @@ __all__ = [
     "Api",
     "ApiRequest",
     "ApiResponse",
+    "Attack",
+    "AutonomousSystem",
     "Certificate",
     "Cloud",
     "ConnectionInfo",
@@ -40,12 +42,15 @@ __all__ = [
     "HttpResponse",
     "Job",
     "KernelDriver",
+    "Location",
     "LongString",
+    "ManagedEntity",
     "Metadata",
     "Module",
     "Observable",
     "OcsfClass",
     "OcsfEvent",
+    "OperatingSystem",
     "Policy",
     "Process",
     "Product",
@@ -55,10 +60,13 @@ __all__ = [
     "Script",
     "Service",
     "Session",
+    "Tactic",
+    "Technique",
     "Tls",
     "Traffic",
     "Url",
     "User",
+    "WebResource",
     "WindowsService",
 ]
 
@@ -87,6 +95,8 @@ class _Object(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 class Product(_Object, frozen=True, kw_only=True):
     name: str
     vendor_name: str | None = None
+    uid: str | None = None
+    version: str | None = None
 
 
 class Metadata(_Object, frozen=True, kw_only=True):
@@ -143,6 +153,29 @@ class User(_Object, frozen=True, kw_only=True):
     uid_alt: str | None = None
 
 
+class AutonomousSystem(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "number")
+    name: str | None = None
+    number: int | None = None
+
+
+class Location(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("city", "country", "postal_code", "region")
+    city: str | None = None
+    country: str | None = None
+    """ISO 3166-1 alpha-2."""
+    lat: float | None = None
+    long: float | None = None
+    postal_code: str | None = None
+    region: str | None = None
+
+
+class OperatingSystem(_Object, frozen=True, kw_only=True):
+    name: str
+    type_id: int
+    version: str | None = None
+
+
 class Endpoint(_Object, frozen=True, kw_only=True):
     at_least_one: ClassVar[tuple[str, ...]] = ("ip", "hostname", "name", "svc_name", "uid", "domain", "instance_uid")
     ip: Ip | None = None
@@ -156,6 +189,10 @@ class Endpoint(_Object, frozen=True, kw_only=True):
     instance_uid: str | None = None
     vlan_uid: str | None = None
     vpc_uid: str | None = None
+    autonomous_system: AutonomousSystem | None = None
+    isp: str | None = None
+    location: Location | None = None
+    type: str | None = None
 
 
 class Device(_Object, frozen=True, kw_only=True):
@@ -166,6 +203,9 @@ class Device(_Object, frozen=True, kw_only=True):
     ip: Ip | None = None
     name: str | None = None
     uid: str | None = None
+    is_compliant: bool | None = None
+    is_managed: bool | None = None
+    os: OperatingSystem | None = None
 
 
 class File(_Object, frozen=True, kw_only=True):
@@ -207,6 +247,7 @@ class Process(_Object, frozen=True, kw_only=True):
     working_directory: str | None = None
     integrity: str | None = None
     tid: int | None = None
+    created_time: Time | None = None
     file: File | None = None
     user: User | None = None
     session: Session | None = None
@@ -214,12 +255,13 @@ class Process(_Object, frozen=True, kw_only=True):
 
 
 class Actor(_Object, frozen=True, kw_only=True):
-    at_least_one: ClassVar[tuple[str, ...]] = ("process", "user", "invoked_by", "session", "app_name")
+    at_least_one: ClassVar[tuple[str, ...]] = ("process", "user", "invoked_by", "session", "app_name", "app_uid")
     process: Process | None = None
     user: User | None = None
     session: Session | None = None
     invoked_by: str | None = None
     app_name: str | None = None
+    app_uid: str | None = None
 
 
 class Service(_Object, frozen=True, kw_only=True):
@@ -376,12 +418,34 @@ class Analytic(_Object, frozen=True, kw_only=True):
     version: str | None = None
 
 
+class Tactic(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+
+
+class Technique(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+
+
+class Attack(_Object, frozen=True, kw_only=True):
+    """What MITRE ATT&CK calls it."""
+
+    at_least_one: ClassVar[tuple[str, ...]] = ("tactic", "technique")
+    tactic: Tactic | None = None
+    technique: Technique | None = None
+
+
 class FindingInfo(_Object, frozen=True, kw_only=True):
     uid: str
     title: str | None = None
     desc: str | None = None
     types: list[str] | None = None
     analytic: Analytic | None = None
+    attacks: list[Attack] | None = None
+    src_url: str | None = None
 
 
 class Evidence(_Object, frozen=True, kw_only=True):
@@ -439,6 +503,7 @@ class RegistryValue(_Object, frozen=True, kw_only=True):
     name: str
     path: str
     data: Any = None
+    type_id: int | None = None
 
 
 class WindowsService(_Object, frozen=True, kw_only=True):
@@ -455,6 +520,23 @@ class Policy(_Object, frozen=True, kw_only=True):
     at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
     name: str | None = None
     uid: str | None = None
+
+
+class ManagedEntity(_Object, frozen=True, kw_only=True):
+    """What a directory or a service keeps and someone manages: a policy, a token, a domain, a device."""
+
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+    type: str | None = None
+    type_id: int | None = None
+
+
+class WebResource(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+    type: str | None = None
 
 
 class Hassh(_Object, frozen=True, kw_only=True):
@@ -573,6 +655,12 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     actual_permissions: int | None = None
     base_address: str | None = None
     connection_uid: str | None = None
+    app: Product | None = None
+    entity: ManagedEntity | None = None
+    query_result_id: int | None = None
+    risk_level: str | None = None
+    risk_level_id: int | None = None
+    web_resources: list[WebResource] | None = None
     finding_info: FindingInfo | None = None
     evidences: list[Evidence] | None = None
     confidence_id: int | None = None
@@ -611,6 +699,8 @@ PROFILES = {
     "disposition": "security_control",
     "disposition_id": "security_control",
     "is_alert": "security_control",
+    "risk_level": "security_control",
+    "risk_level_id": "security_control",
 }
 """Attributes that a class has only under a profile, which the event then names, unless OCSF gives them to it anyway."""
 
@@ -619,6 +709,7 @@ BASE_EVENT = OcsfClass(uid=0, category_uid=0)
 CLASSES: dict[str, OcsfClass] = {
     "account_change": OcsfClass(uid=3001, category_uid=3, required=("user",)),
     "api_activity": OcsfClass(uid=6003, category_uid=6, required=("actor", "api", "src_endpoint")),
+    "application_lifecycle": OcsfClass(uid=6002, category_uid=6, required=("app",)),
     "authentication": OcsfClass(uid=3002, category_uid=3, required=("user",), at_least_one=("service", "dst_endpoint")),
     "authorize_session": OcsfClass(uid=3003, category_uid=3, required=("user", "privileges")),
     "base_event": BASE_EVENT,
@@ -626,6 +717,7 @@ CLASSES: dict[str, OcsfClass] = {
     "dhcp_activity": _network(4004),
     "dns_activity": _network(4003),
     "email_activity": OcsfClass(uid=4009, category_uid=4, required=("direction_id", "email")),
+    "entity_management": OcsfClass(uid=3004, category_uid=3, required=("entity",)),
     "event_log_activity": OcsfClass(
         uid=1008, category_uid=1, at_least_one=("log_name", "log_provider", "log_type", "log_type_id")
     ),
@@ -633,6 +725,7 @@ CLASSES: dict[str, OcsfClass] = {
     "ftp_activity": _network(4008),
     "group_management": OcsfClass(uid=3006, category_uid=3, required=("group",)),
     "http_activity": OcsfClass(uid=4002, category_uid=4, at_least_one=("http_request", "http_response")),
+    "inventory_info": OcsfClass(uid=5001, category_uid=5, required=("device",)),
     "kernel_extension_activity": _on_host(1002, "driver"),
     "memory_activity": _on_host(1004, "process"),
     "module_activity": _on_host(1005, "module"),
@@ -644,7 +737,10 @@ CLASSES: dict[str, OcsfClass] = {
     "registry_value_activity": _on_host(201002, "reg_value"),
     "scheduled_job_activity": OcsfClass(uid=1006, category_uid=1, required=("device", "job")),
     "script_activity": _on_host(1009, "script"),
+    "session_query": OcsfClass(uid=5017, category_uid=5, required=("query_result_id", "session")),
     "smb_activity": _network(4006),
     "ssh_activity": _network(4007),
+    "user_access": OcsfClass(uid=3005, category_uid=3, required=("privileges", "user")),
+    "web_resources_activity": OcsfClass(uid=6001, category_uid=6, required=("web_resources",)),
     "windows_service_activity": _on_host(201004, "win_service"),
 }

@@ -106,6 +106,8 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     """Groups whose attributes are set too; the rule's own `set` wins."""
     set: Mapping = {}
     correlation: list[CorrelationKey] | None = None
+    time: list[str] | None = None
+    """The fields that hold the time of these records, where they are not those of the source."""
 
 
 class Product(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -261,7 +263,7 @@ def shape_of(hint: Any) -> tuple[type[Struct] | None, bool, dict[str, Any]]:
             break
     if isinstance(hint, type) and issubclass(hint, Struct):
         return hint, many, marks
-    return None, many, {"kind": {int: "int", bool: "bool", str: "text"}.get(hint, "any"), **marks}
+    return None, many, {"kind": {bool: "bool", float: "float", int: "int", str: "text"}.get(hint, "any"), **marks}
 
 
 @cache

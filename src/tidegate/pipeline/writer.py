@@ -84,7 +84,7 @@ class RuleWriter:
         self.early: dict[str, str] = {}
         self.observed = False
         self.leaves = self._leaves()
-        self.time_fields = self.source.time.from_
+        self.time_fields = self.source.time.from_ if rule.time is None else rule.time
         self.correlation = self.source.correlation if rule.correlation is None else rule.correlation
         self.consumers: dict[str, list[Leaf]] = {}
         for leaf in self.leaves:
@@ -187,6 +187,8 @@ class RuleWriter:
         rule = leaf.rule
         keys = self.owner.native(rule.fields[0])
         if len(rule.fields) > 1 or len(keys) == 1 or rule.default is not None or rule.unless is not None:
+            return None
+        if any(other.rule.unless == leaf.path for other in self.leaves):
             return None
         return None if rule.fields[0] in self.early else self.view.parent(keys)
 
@@ -303,7 +305,8 @@ class RuleWriter:
         put("    time = to_ms(raw_time)")
         put("    if time is None or when is not None:")
         key = f"{self.source.source}.time" if self.base else self._key("time")
-        put(f"        time = settle_time(raw_time, time, received_ms, when, {key!r}, {strict}, {received})")
+        given = f"None if raw_time in {tuple(self.source.absent)!r} else raw_time" if self.source.absent else "raw_time"
+        put(f"        time = settle_time({given}, time, received_ms, when, {key!r}, {strict}, {received})")
         put("    original_time = raw_time")
         put("    if original_time.__class__ is not str and original_time is not None:")
         # A number stays where it was: to write it out as text takes longer than to keep it.
@@ -345,7 +348,8 @@ class RuleWriter:
             put(f"{indent}if {' and '.join(tests)}:")
             texts = [f"{name} if {name}.__class__ is str else key_text({name}, {rule!r})" for name in names]
             if len(names) == 1:
-                put(f"{indent}    correlation = {texts[0]}")
+                # A conversion looks at the value itself, and finds nothing in one that it cannot take.
+                put(f"{indent}    correlation = {names[0] if key.as_ else texts[0]}")
             else:
                 joined = ":".join(f"{{{text}}}" for text in texts)
                 put(
@@ -354,7 +358,9 @@ class RuleWriter:
                     else f'{indent}    correlation = f"{joined}"'
                 )
             if key.as_ is not None:
-                memo = f"MEMO_{key.as_}.get(correlation) or " if CONVERSIONS[key.as_].memo else ""
+                memo = ""
+                if CONVERSIONS[key.as_].memo:
+                    memo = f"correlation.__class__ is str and MEMO_{key.as_}.get(correlation) or "
                 put(f"{indent}    correlation = {memo}as_{key.as_}(correlation)")
         put("    if not correlation:")
         put("        correlation = uid")
@@ -441,7 +447,7 @@ class RuleWriter:
         return Value(
             expression=leaf.name,
             always=leaf.rule.default is not None and leaf.rule.unless is None,
-            text=not attribute.many and attribute.kind not in ("any", "bool", "int", "port", "time"),
+            text=not attribute.many and attribute.kind not in ("any", "bool", "float", "int", "port", "time"),
         )
 
     def _write_inner(self, hint: Any, path: str, below: dict[str, Any]) -> Value:

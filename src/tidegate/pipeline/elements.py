@@ -1,0 +1,180 @@
+"""Conversions that look for one thing in a list of objects or in the lines of a text.
+
+Invariant: as all conversions, None where it is not there, whatever the native value is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tidegate.ocsf import DnsAnswer, Resource
+
+__all__ = [
+    "audit_account",
+    "audit_status",
+    "command_or_text",
+    "dns_semicolons",
+    "entra_group_name",
+    "entra_privileges",
+    "entra_user_agent",
+    "error_status",
+    "last_part",
+    "line_value",
+    "target",
+    "targets",
+]
+
+USERS = ("User", "AppUser")
+GROUPS = ("UserGroup", "Group")
+APPS = ("AppInstance", "Application", "ServicePrincipal")
+"""The `type` of an element of Okta's `target` and of Entra's `targetResources`."""
+
+NAMES = ("alternateId", "userPrincipalName", "displayName")
+
+_NOTHING = frozenset(("", "unknown"))
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if each.__class__ is dict] if value.__class__ is list else []
+
+
+def _first(element: dict[str, Any], members: tuple[str, ...]) -> str | None:
+    for member in members:
+        found = element.get(member)
+        if found.__class__ is str and found not in _NOTHING:
+            return str(found)
+    return None
+
+
+def target(kinds: tuple[str, ...], members: tuple[str, ...]) -> Callable[[Any], str | None]:
+    """The first usable of `members` in the element whose `type` comes first in `kinds`; without kinds the first one."""
+
+    def convert(value: Any) -> str | None:
+        elements = _objects(value)
+        if not kinds:
+            return _first(elements[0], members) if elements else None
+        for kind in kinds:
+            for element in elements:
+                if element.get("type") == kind and (found := _first(element, members)) is not None:
+                    return found
+        return None
+
+    return convert
+
+
+def targets(value: Any) -> list[Resource] | None:
+    """All elements that have a name or an id."""
+    found = []
+    for each in _objects(value):
+        name, uid, kind = _first(each, NAMES), _first(each, ("id",)), each.get("type")
+        if name is not None or uid is not None:
+            found.append(Resource(name=name, uid=uid, type=kind if kind.__class__ is str else None))
+    return found or None
+
+
+def _modified(value: Any, name: str) -> str | None:
+    """The new value, or the old one, of a property in Entra's `modifiedProperties`; both are JSON texts."""
+    for element in _objects(value):
+        for each in _objects(element.get("modifiedProperties")):
+            if each.get("displayName") == name and (found := _first(each, ("newValue", "oldValue"))) is not None:
+                return found.strip('"') or None
+    return None
+
+
+_group_name = target(GROUPS, ("displayName",))
+
+
+def entra_group_name(value: Any) -> str | None:
+    """The name of a group in `targetResources`, be it a target or only a property of one."""
+    return _group_name(value) or _modified(value, "Group.DisplayName")
+
+
+_role_name = target(("Role",), ("displayName",))
+
+
+def entra_privileges(value: Any) -> list[str] | None:
+    """The role that was given or taken, by `targetResources` or `additionalDetails`; of a text the text itself."""
+    if value.__class__ is str:
+        return [value] if value else None
+    found = _role_name(value) or _modified(value, "Role.DisplayName") or _detail(value, "RoleName")
+    return [found] if found else None
+
+
+def _detail(value: Any, key: str) -> str | None:
+    for each in _objects(value):
+        if each.get("key") == key:
+            return _first(each, ("value",))
+    return None
+
+
+def entra_user_agent(value: Any) -> str | None:
+    """The user agent in `additionalDetails`."""
+    return _detail(value, "User-Agent")
+
+
+_STATUS = {"0": 1, "Success": 1, "success": 1, "Failure": 2, "failure": 2}
+
+
+def error_status(value: Any) -> int | None:
+    """Success for the code 0 and failure for any other; also of the words."""
+    text = str(value) if value.__class__ is int else value
+    if text.__class__ is not str:
+        return None
+    return _STATUS.get(text, 2 if text.isdecimal() else None)
+
+
+_ACCOUNT = re.compile(r'\bacct="?([^\s"]+)"?')
+_RESULT = re.compile(r"\bres(?:ult)?=(success|failed|[01])")
+
+
+def audit_account(value: Any) -> str | None:
+    """The account in the message of a record of Linux' audit."""
+    found = _ACCOUNT.search(value) if value.__class__ is str else None
+    return found[1] if found else None
+
+
+def audit_status(value: Any) -> int | None:
+    """Success or failure by the message of a record of Linux' audit."""
+    found = _RESULT.search(value) if value.__class__ is str else None
+    return {"success": 1, "1": 1}.get(found[1], 2) if found else None
+
+
+def dns_semicolons(value: Any) -> list[DnsAnswer] | None:
+    """The data of DNS answers, each with a semicolon behind it."""
+    parts = [part for part in value.split(";") if part] if value.__class__ is str else []
+    return [DnsAnswer(rdata=part) for part in parts] or None
+
+
+def last_part(value: Any) -> str | None:
+    """The part behind the last dot, e.g. `create` of `repo.create`."""
+    return value.rpartition(".")[2] or None if value.__class__ is str else None
+
+
+def _text_of(value: Any) -> str:
+    """A text, or the texts of a list, as EVTX rendered to JSON has them, perhaps in `#text`."""
+    if value.__class__ is dict:
+        value = value.get("#text")
+    if value.__class__ is list:
+        return "\n".join(each for each in value if each.__class__ is str)
+    return value if value.__class__ is str else ""
+
+
+def line_value(*names: str) -> Callable[[Any], str | None]:
+    """What follows `name=` or `name = ` at the beginning of a line of a text, up to the end of that line."""
+    line = re.compile(rf"^[ \t]*(?:{'|'.join(names)})[ \t]*=[ \t]*(\S[^\r\n]*)", re.MULTILINE)
+
+    def convert(value: Any) -> str | None:
+        found = line.search(_text_of(value))
+        return found[1].rstrip() if found else None
+
+    return convert
+
+
+_command_line = line_value("CommandLine")
+
+
+def command_or_text(value: Any) -> str | None:
+    """The command line that a text of lines names, or the whole text."""
+    return _command_line(value) or _text_of(value) or None

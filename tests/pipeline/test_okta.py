@@ -220,7 +220,7 @@ def test_without_a_session_the_transaction_correlates_and_without_one_the_actor(
 
 
 def test_nulls_all_over_leave_a_valid_event(pipeline: Pipeline) -> None:
-    record = {key: None for key in SIGN_IN} | {"eventType": "user.session.start", "published": SIGN_IN["published"]}
+    record = dict.fromkeys(SIGN_IN) | {"eventType": "user.session.start", "published": SIGN_IN["published"]}
     event = one(pipeline, "okta", record)
     assert problem_of(event) is None
     assert event["user"] == {"name": "Unknown", "type_id": 0}

@@ -14,7 +14,6 @@ from tidegate.ocsf import DnsAnswer, Resource
 __all__ = [
     "audit_account",
     "audit_status",
-    "command_or_text",
     "dns_semicolons",
     "entra_group_name",
     "entra_privileges",
@@ -22,6 +21,7 @@ __all__ = [
     "error_status",
     "last_part",
     "line_value",
+    "powershell_content",
     "target",
     "targets",
 ]
@@ -152,13 +152,11 @@ def last_part(value: Any) -> str | None:
     return value.rpartition(".")[2] or None if value.__class__ is str else None
 
 
-def _text_of(value: Any) -> str:
+def _texts_of(value: Any) -> list[str]:
     """A text, or the texts of a list, as EVTX rendered to JSON has them, perhaps in `#text`."""
     if value.__class__ is dict:
         value = value.get("#text")
-    if value.__class__ is list:
-        return "\n".join(each for each in value if each.__class__ is str)
-    return value if value.__class__ is str else ""
+    return [each for each in (value if value.__class__ is list else [value]) if each.__class__ is str]
 
 
 def line_value(*names: str) -> Callable[[Any], str | None]:
@@ -166,15 +164,17 @@ def line_value(*names: str) -> Callable[[Any], str | None]:
     line = re.compile(rf"^[ \t]*(?:{'|'.join(names)})[ \t]*=[ \t]*(\S[^\r\n]*)", re.MULTILINE)
 
     def convert(value: Any) -> str | None:
-        found = line.search(_text_of(value))
+        found = line.search("\n".join(_texts_of(value)))
         return found[1].rstrip() if found else None
 
     return convert
 
 
-_command_line = line_value("CommandLine")
+_COMMAND_LINE = re.compile(r"^[ \t]*CommandLine=(.*?)(?:^Details:|\Z)", re.MULTILINE | re.DOTALL)
 
 
-def command_or_text(value: Any) -> str | None:
-    """The command line that a text of lines names, or the whole text."""
-    return _command_line(value) or _text_of(value) or None
+def powershell_content(value: Any) -> str | None:
+    """The command line, of one or more lines, in the message of a pipeline; of the parts of one the first, as it is."""
+    text = next(iter(_texts_of(value)), "")
+    found = _COMMAND_LINE.search(text)
+    return (found and found[1].strip()) or text or None

@@ -394,7 +394,7 @@ CONVERSIONS: dict[str, Conversion] = {
     "powershell_application": Conversion(
         function=elements.line_value("HostApplication", "Host Application"), keeps=False
     ),
-    "powershell_content": Conversion(function=elements.command_or_text, keeps=False),
+    "powershell_content": Conversion(function=elements.powershell_content, keeps=False),
     "powershell_host": Conversion(function=elements.line_value("HostId", "Host ID"), keeps=False),
     "powershell_script": Conversion(function=_powershell_script, keeps=False),
     "powershell_script_name": Conversion(function=lambda value: _base_name(_powershell_script(value)), keeps=False),

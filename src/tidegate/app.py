@@ -274,11 +274,11 @@ class Process:
         settings = self.settings
         pipeline = None
         if self.name == "transformation-pipeline":
-            from tidegate.pipeline.runner import Pipeline
+            from tidegate.pipeline.library import load_pipeline
 
             # A broken rule must end the process at once, not after NATS has come up.
             rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
-            pipeline = Pipeline.load(self.declared.shards, rules)
+            pipeline = load_pipeline(self.declared.shards, rules)
 
         def waiting(error: BusUnavailableError, pause: float) -> None:
             telemetry.emit(telemetry.CellWaiting(cell=self.name, error=str(error), retry_in_seconds=pause))

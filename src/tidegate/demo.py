@@ -29,7 +29,8 @@ from tidegate.head import EventHead, decode_heads
 from tidegate.history import cells_of
 from tidegate.intake import KIND
 from tidegate.log import Log, recorded
-from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
+from tidegate.pipeline.library import load_pipeline
+from tidegate.pipeline.runner import Outcome, RawFrame
 from tidegate.projection import ReadModel, Tally
 from tidegate.publisher import Publisher
 from tidegate.query import Queries
@@ -324,7 +325,7 @@ def _api(settings: Settings, ids: Sequence[str]) -> list[float]:
 
 def _transform(records: Records, shards: int) -> tuple[float, list[float]]:
     """Events per second of the pipeline alone, on one core, and the milliseconds of each frame of 1,000."""
-    pipeline = Pipeline.load(shards)
+    pipeline = load_pipeline(shards)
     by_source: dict[str, list[bytes]] = {}
     for source, data in records[:50_000]:
         by_source.setdefault(source, []).append(data)

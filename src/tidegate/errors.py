@@ -11,6 +11,7 @@ __all__ = [
     "BusUnavailableError",
     "CommandRefusedError",
     "ConfigError",
+    "ExpressionError",
     "FencedError",
     "FrameError",
     "LocalServerError",
@@ -21,6 +22,7 @@ __all__ = [
     "RebuildError",
     "RecordError",
     "RuleError",
+    "StageError",
     "TidegateError",
     "TierUnavailableError",
 ]
@@ -48,6 +50,15 @@ class ConfigError(TidegateError):
 
 class RuleError(ConfigError):
     """A mapping rule cannot be compiled."""
+
+
+class ExpressionError(TidegateError):
+    """An expression cannot be compiled; `column` is the character, from 1, where the problem is."""
+
+    def __init__(self, problem: str, column: int) -> None:
+        super().__init__(f"column {column}: {problem}")
+        self.problem = problem
+        self.column = column
 
 
 class FrameError(TidegateError):
@@ -80,6 +91,15 @@ class RecordError(TidegateError):
         super().__init__(problem)
         self.stage = stage
         self.rule = rule
+        self.problem = problem
+
+
+class StageError(TidegateError):
+    """A stage has failed whose policy is `fail`: nothing goes on until its cause is mended."""
+
+    def __init__(self, stage: str, problem: str) -> None:
+        super().__init__(f"stage {stage}: {problem}; its policy is to stop here")
+        self.stage = stage
         self.problem = problem
 
 

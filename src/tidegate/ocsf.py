@@ -64,6 +64,7 @@ __all__ = [
     "Technique",
     "Tls",
     "Traffic",
+    "TransformationInfo",
     "Url",
     "User",
     "WebResource",
@@ -99,6 +100,12 @@ class Product(_Object, frozen=True, kw_only=True):
     version: str | None = None
 
 
+class TransformationInfo(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+
+
 class Metadata(_Object, frozen=True, kw_only=True):
     version: str
     product: Product
@@ -118,6 +125,7 @@ class Metadata(_Object, frozen=True, kw_only=True):
     logged_time: Time | None = None
     labels: list[str] | None = None
     profiles: list[str] | None = None
+    transformation_info_list: list[TransformationInfo] | None = None
 
 
 class Fingerprint(_Object, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from tidegate.errors import ConfigError
 
-__all__ = ["line_of", "load", "nearest", "parse"]
+__all__ = ["line_of", "load", "nearest", "parse", "read"]
 
 T = TypeVar("T")
 
@@ -44,12 +44,17 @@ def load(path: Path, shape: type[T]) -> T:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read: {error}") from error
-    document = parse(text, str(path))
+    return read(text, str(path), shape)
+
+
+def read(text: str, where: str, shape: type[T]) -> T:
+    """The TOML document in `text` as a `shape`; `where` names it in errors. Raises ConfigError as `load` does."""
+    document = parse(text, where)
     try:
         return msgspec.convert(document, shape)
     except msgspec.ValidationError as error:
         steps, problem = _explain(error, shape)
-        raise ConfigError(f"{path}:{line_of(text, steps)}", problem) from error
+        raise ConfigError(f"{where}:{line_of(text, steps)}", problem) from error
 
 
 def nearest(name: str, valid: list[str]) -> str:
@@ -81,7 +86,7 @@ def _keys_at(shape: inspect.Type, steps: list[str | int]) -> list[str]:
         case inspect.Metadata(type=inner):
             return _keys_at(inner, steps)
         case inspect.UnionType(types=kinds):
-            return [key for kind in kinds for key in _keys_at(kind, steps)]
+            return list(dict.fromkeys(key for kind in kinds for key in _keys_at(kind, steps)))
         case inspect.StructType(fields=fields) if not steps:
             return [one.encode_name for one in fields]
         case inspect.StructType(fields=fields):
@@ -99,15 +104,14 @@ def line_of(text: str, steps: list[str | int]) -> int:
     counts: dict[tuple[str | int, ...], int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
-            names: list[str | int] = [part.strip().strip("\"'") for part in header["name"].split(".")]
-            if line.lstrip().startswith("[["):
-                index = counts.get(tuple(names), -1) + 1
-                counts[tuple(names)] = index
-                table = [*names, index]
-            elif (parent := tuple(names[:-1])) in counts:
-                table = [*parent, counts[parent], names[-1]]
-            else:
-                table = names
+            parts = [part.strip().strip("\"'") for part in header["name"].split(".")]
+            table = []
+            for depth, part in enumerate(parts, start=1):
+                table.append(part)
+                if depth == len(parts) and line.lstrip().startswith("[["):
+                    counts[tuple(table)] = counts.get(tuple(table), -1) + 1
+                if tuple(table) in counts:
+                    table.append(counts[tuple(table)])
             here = table
         elif key := _KEY.match(line):
             quoted = key["key"]

@@ -30,7 +30,7 @@ from tidegate.errors import BusError
 from tidegate.head import decode_heads
 from tidegate.intake import IntakeWork
 from tidegate.log import Log, event_messages, recorded
-from tidegate.pipeline.runner import Pipeline
+from tidegate.pipeline.library import load_pipeline
 from tidegate.projection import ReadModel, Tally
 from tidegate.projector import ProjectionWork
 from tidegate.tiers.cold import ColdTier
@@ -138,7 +138,7 @@ class SmallIntake(IntakeWork):
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_intake(bus: Bus, nats_server: Settings, point: str) -> None:
-    pipeline = Pipeline.load(SHARDS)
+    pipeline = load_pipeline(SHARDS)
     log = Log(bus, SHARDS)
     sent = []
     for number in range(6):

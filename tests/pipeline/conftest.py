@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.pipeline.data import SHARDS
+from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.runner import Pipeline
 
 
 @pytest.fixture(scope="session")
 def pipeline() -> Pipeline:
-    return Pipeline.load(SHARDS)
+    return load_pipeline(SHARDS)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.pipeline.data import FILES, FOLDER, SHARDS, records_of, run
 from tidegate.generator import SOURCES, Generator
 from tidegate.pipeline.compiler import Compiled, Specials, compile_source, first_key
+from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.rules import load_source
-from tidegate.pipeline.runner import Pipeline
 
 Mapped = tuple[str, Any] | None
 
@@ -123,8 +123,8 @@ def test_a_record_with_an_odd_value_becomes_the_same_either_way(
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_pipeline_that_has_learned_gives_what_a_fresh_one_gives(source: str) -> None:
     records, _ = _made(source)
-    learned = Pipeline.load(SHARDS)
+    learned = load_pipeline(SHARDS)
     for start in range(0, 2400, 400):
         run(learned, source, records[start : start + 400])
     last = records[-100:]
-    assert run(learned, source, last) == run(Pipeline.load(SHARDS), source, last)
+    assert run(learned, source, last) == run(load_pipeline(SHARDS), source, last)

@@ -56,7 +56,7 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
-_ODD = st.sampled_from(
+_ODD: st.SearchStrategy[Any] = st.sampled_from(
     [
         None,
         True,

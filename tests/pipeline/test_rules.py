@@ -10,6 +10,7 @@ import pytest
 from tests.pipeline.data import RECEIVED_MS, SHARDS, one, run
 from tests.pipeline.schema import problem_of
 from tidegate.errors import ConfigError, RuleError
+from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.runner import Pipeline
 
 GOOD = """\
@@ -59,7 +60,7 @@ PASS = {
 
 def _load(folder: Path, text: str) -> Pipeline:
     (folder / "door.toml").write_text(text)
-    return Pipeline.load(SHARDS, folder)
+    return load_pipeline(SHARDS, folder)
 
 
 def test_a_source_of_ones_own_is_mapped_by_its_rules(tmp_path: Path) -> None:
@@ -185,4 +186,4 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a folder"):
-        Pipeline.load(SHARDS, tmp_path / "absent")
+        load_pipeline(SHARDS, tmp_path / "absent")

@@ -29,6 +29,7 @@ from tidegate.errors import BalanceError
 from tidegate.frame import COUNT
 from tidegate.intake import KIND, IntakeWork
 from tidegate.log import Log, Progress
+from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.runner import Pipeline
 from tidegate.subject import Declarations
 
@@ -113,7 +114,7 @@ async def run(settings: Settings, *, events: int = 150_000, seconds: float = 8.0
     """Runs of `events` events, for `seconds` or three times, whichever is longer; then some at half the rate."""
     began = time.monotonic()
     declared = declarations(settings)
-    pipeline = Pipeline.load(declared.shards)
+    pipeline = load_pipeline(declared.shards)
     async with (
         servers(["nats"], settings, external=external) as place,
         connect(place.settings.nats_url, name="tidegate bench") as bus,

@@ -12,6 +12,7 @@ from tidegate.app import declarations
 from tidegate.bench.material import native, raw_frames
 from tidegate.bench.report import Report, balanced, made, rounds
 from tidegate.config import Settings
+from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
 
 __all__ = ["run"]
@@ -24,7 +25,7 @@ async def run(settings: Settings, *, events: int = 100_000, seconds: float = 8.0
     began = time.monotonic()
     rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
     declared = declarations(settings)
-    pipeline = Pipeline.load(declared.shards, rules)
+    pipeline = load_pipeline(declared.shards, rules)
     frames = [native(one, number) for number, one in enumerate(raw_frames(events))]
     readable = [raw for one in frames for raw in one.records if _is_json(raw)]
     _run(pipeline, frames[: max(1, len(frames) // 10)], declared.shards)

@@ -28,7 +28,7 @@ from tidegate.errors import BalanceError
 from tidegate.head import decode_heads
 from tidegate.history import cells_of
 from tidegate.log import Log, Progress, recorded
-from tidegate.pipeline.runner import Pipeline
+from tidegate.pipeline.library import load_pipeline
 from tidegate.projection import ReadModel, Rebuildable, Recorded
 from tidegate.projector import ProjectionWork
 from tidegate.rebuild import Rebuild
@@ -149,7 +149,7 @@ async def run(
 async def fill(log: Log, settings: Settings, events: int) -> None:
     """The log as the intake makes it of about `events` records."""
     distinct = min(events, DISTINCT)
-    outputs = commits(distinct, Pipeline.load(log.shards), log.shards, settings.intake.batch_records)
+    outputs = commits(distinct, load_pipeline(log.shards), log.shards, settings.intake.batch_records)
     progress = Progress(stream=subject.INGEST, created="", sequence=0)
     expected = written = 0
     while written < events:

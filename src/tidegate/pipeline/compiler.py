@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tidegate.ocsf import Observable, Product
+from tidegate.ocsf import Observable, Product, TransformationInfo
 from tidegate.pipeline import support
+from tidegate.pipeline.access import Touched
 from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, learn, read
 from tidegate.pipeline.rules import Condition, Reshape, Rule, Source, fields_of
@@ -74,8 +75,8 @@ class Specials(Struct, frozen=True, kw_only=True):
 class Compiled:
     """A source ready to run; `code` is the Python text of its functions."""
 
-    def __init__(self, source: Source, path: Path) -> None:
-        self._writer = _SourceWriter(source, path)
+    def __init__(self, source: Source, path: Path, touched: Touched, stamp: list[TransformationInfo]) -> None:
+        self._writer = _SourceWriter(source, path, touched, stamp)
         self.name = source.source
         self.names = (source.source, *source.aliases)
         self.code = self._writer.write()
@@ -128,9 +129,14 @@ def first_key(raw: bytes) -> bytes:
     return raw[2 : raw.find(b'"', 2)]
 
 
-def compile_source(source: Source, path: Path) -> Compiled:
-    """The functions for `source`, which was read from `path`; raises RuleError."""
-    return Compiled(source, path)
+def compile_source(
+    source: Source, path: Path, touched: Touched | None = None, stamp: list[TransformationInfo] | None = None
+) -> Compiled:
+    """The functions for `source`, which was read from `path`; raises RuleError.
+
+    The events can be changed by stages that touch only what is `touched`, and name the pipeline by `stamp`.
+    """
+    return Compiled(source, path, touched or Touched(), stamp or [])
 
 
 def _both_spellings(values: list[str | int]) -> list[str | int]:
@@ -146,21 +152,24 @@ def _both_spellings(values: list[str | int]) -> list[str | int]:
 
 
 class _SourceWriter:
-    def __init__(self, source: Source, path: Path) -> None:
+    def __init__(self, source: Source, path: Path, touched: Touched, stamp: list[TransformationInfo]) -> None:
         self.source = source
         self.path = path
+        self.touched = touched
+        self.stamped = bool(stamp)
         self.keyed: dict[str | int, list[tuple[Rule, dict[str, Any]]]] = {}
         self.wild: list[tuple[Rule, dict[str, Any]]] = []
         self.base = Rule(name="base", class_="base_event", severity=0, use=source.other)
         self._plan()
         self._specials = 0
-        self.structs: dict[tuple[type[Struct], tuple[str, ...], tuple[bool, ...]], str] = {}
+        self.structs: dict[tuple[type[Struct], tuple[str, ...], tuple[str, ...]], str] = {}
         self.namespace: dict[str, Any] = {
             "EMPTY": {},
             "MISSING": MISSING,
             "KNOWN_IPS": KNOWN_IPS,
             "PRODUCT": support.encoded(Product(name=source.product.name, vendor_name=source.product.vendor)),
             "RecordError": support.RecordError,
+            "STAMP": support.encoded(stamp),
             "key_text": support.key_text,
             "settle_time": support.settle_time,
             "put_back": support.put_back,
@@ -181,35 +190,50 @@ class _SourceWriter:
             both = {spelling: value for key, value in table.items() for spelling in _both_spellings([key])}
             self.namespace[f"LOOKUP_{identifier(name)}"] = both
 
-    def narrow(self, struct: type[Struct], values: dict[str, Value]) -> str:
-        """Writes the construction of `struct` with `values` (by OCSF name).
+    def narrow(self, struct: type[Struct], prefix: str, values: dict[str, Value]) -> str:
+        """Writes the construction of `struct`, the object at `prefix`, with `values` (by OCSF name).
 
-        What is built is a Struct with no more than these attributes, by position: a quarter of the time that the full
-        one takes to build and to encode, as it has no hundred absent attributes to pass over.
+        What is built is a Struct with no more than these attributes and those that stages touch, by position: a quarter
+        of the time that the full one takes to build and to encode, as it has no hundred absent attributes to pass over.
         """
         python = {name: field.name for name, field in fields_of(struct).items()}
         order = list(python)
-        names = sorted(values, key=lambda name: (not values[name].always, order.index(name)))
-        key = (struct, tuple(names), tuple(values[name].always for name in names))
+        always = {name for name, value in values.items() if value.always and not self.touched.changed(prefix, name)}
+        names = sorted(values, key=lambda name: (name not in always, order.index(name)))
+        added = [name for name in self.touched.below(prefix) if name not in values]
+        key = (
+            struct,
+            tuple(name for name in names if name in always),
+            (*(n for n in names if n not in always), *added),
+        )
         if key not in self.structs:
-            fields = [(python[name], Any) if values[name].always else (python[name], Any, None) for name in names]
-            rename = {python[name]: name for name in names}
-            made = msgspec.defstruct(struct.__name__, fields, frozen=True, omit_defaults=True, gc=False, rename=rename)
+            required = [(python[name], Any) for name in key[1]]
+            optional = [(python[name], Any, None) for name in key[2]]
             self.structs[key] = f"{struct.__name__}_{len(self.structs)}"
-            self.namespace[self.structs[key]] = made
+            self.namespace[self.structs[key]] = msgspec.defstruct(
+                struct.__name__,
+                [*required, *optional],
+                frozen=not self.touched,
+                omit_defaults=True,
+                gc=False,
+                rename={python[name]: name for name in (*names, *added)},
+            )
         return f"{self.structs[key]}({', '.join(values[name].expression for name in names)})"
 
     def observables(self, path: str, type_id: int) -> str:
         """The name of the table of observables at `path`, by value."""
         name = f"SEEN_{identifier(path)}"
         if name not in self.namespace:
-            self.namespace[name] = support.Encoded(lambda value: Observable(name=path, type_id=type_id, value=value))
+            table = support.Shared if "observables" in self.touched.paths else support.Encoded
+            self.namespace[name] = table(lambda value: Observable(name=path, type_id=type_id, value=value))
         return name
 
-    def kept(self, struct: type[Struct], values: dict[str, Value]) -> str | None:
+    def kept(self, struct: type[Struct], prefix: str, values: dict[str, Value]) -> str | None:
         """The table of encoded objects like this one, by its only text; None where such a table would not pay."""
         varying = [name for name, value in values.items() if not value.constant]
         if not getattr(struct, "few", False) or len(varying) != 1 or not values[varying[0]].text:
+            return None
+        if self.touched.below(prefix):
             return None
         python = {name: field.name for name, field in fields_of(struct).items()}
         constants = {python[name]: literal_eval(each.expression) for name, each in values.items() if each.constant}

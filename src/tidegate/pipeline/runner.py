@@ -6,20 +6,19 @@ same frame again gives the same ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from zlib import crc32
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from tidegate.errors import ConfigError, RecordError
+from tidegate.errors import RecordError
 from tidegate.event import DeadLetter
 from tidegate.ocsf import OcsfEvent
-from tidegate.pipeline.compiler import Compiled, Mapper, compile_source
+from tidegate.pipeline.compiler import Compiled, Mapper
 from tidegate.pipeline.fallback import (
     ENVELOPE_KEYS,
     apply_envelope,
@@ -30,8 +29,8 @@ from tidegate.pipeline.fallback import (
     unknown_source,
     widen,
 )
+from tidegate.pipeline.flow import CONTENT_ERRORS, Flow
 from tidegate.pipeline.habits import Habit
-from tidegate.pipeline.rules import load_source
 from tidegate.subject import shard_of
 
 __all__ = ["Outcome", "Pipeline", "RawFrame", "record_id"]
@@ -40,20 +39,10 @@ Codec = Literal["json", "msgpack", "text"]
 
 _CONTENT_TYPES = {"json": "application/json", "msgpack": "application/msgpack", "text": "text/plain"}
 _LINE_BYTES = 8192
+_STAGED = 64
+"""Events that go through the stages together: few, so that they are still in the processor's cache when encoded."""
 _MOST_UNKNOWN = 1024
 _SUFFIXES = tuple(f"{number:03x}" for number in range(4096))
-
-# What decoding, mapping and encoding can raise on hostile content; anything else is a fault of ours and must be seen.
-_CONTENT_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecordError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    msgspec.MsgspecError,
-)
 
 
 class RawFrame(Struct, frozen=True, kw_only=True):
@@ -84,13 +73,30 @@ class Outcome:
         self.records = 0
 
 
-class Pipeline:
-    """The rules of all sources, ready to run; one Pipeline may serve any number of frames, one at a time."""
+class Line(Struct, gc=False):
+    """A record that was mapped, on its way to become a line."""
 
-    def __init__(self, sources: Iterable[Compiled], shards: int) -> None:
-        self._sources: dict[str, Compiled] = {name: source for source in sources for name in source.names}
-        self._habits = {source.name: Habit(source) for source in self._sources.values()}
+    place: int
+    """Its index in the frame."""
+    uid: str
+    correlation: str
+
+
+class Pipeline:
+    """The rules of all sources and the stages of all pipelines, ready to run.
+
+    One Pipeline may serve any number of frames, one at a time.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Callable[[], Compiled]], shards: int, flows: Mapping[str, Flow] | None = None
+    ) -> None:
+        """`sources`: name or alias -> what compiles the source, which is asked when the first frame of it comes."""
+        self._makers = dict(sources)
+        self._sources: dict[str, Compiled] = {}
+        self._habits: dict[str, Habit] = {}
         self._unknowns: dict[str, Mapper] = {}
+        self._flows = dict(flows or {})
         self._shards = shards
         self._encode = msgspec.json.Encoder().encode_into
         self._decoders: dict[str, Callable[[bytes], Any]] = {
@@ -99,30 +105,48 @@ class Pipeline:
             "text": lambda raw: str(raw, "utf-8"),
         }
 
-    @classmethod
-    def load(cls, shards: int, rules_path: Path | None = None) -> Pipeline:
-        """The shipped sources, and those of the folder `rules_path`, which win where a name is the same.
-
-        Raises RuleError with file and line for a rule that cannot be compiled.
-        """
-        shipped = resources.files("tidegate.pipeline") / "sources"
-        with resources.as_file(shipped) as folder:
-            sources = [compile_source(load_source(path), path) for path in sorted(folder.glob("*.toml"))]
-        if rules_path is not None:
-            if not rules_path.is_dir():
-                raise ConfigError(str(rules_path), "is not a folder with rule files")
-            sources += [compile_source(load_source(path), path) for path in sorted(rules_path.glob("*.toml"))]
-        return cls(sources, shards)
-
     @property
     def sources(self) -> tuple[str, ...]:
         """The names of the known sources, aliases included."""
-        return tuple(sorted(self._sources))
+        return tuple(sorted(self._makers))
+
+    @property
+    def flows(self) -> tuple[Flow, ...]:
+        """The pipelines with stages."""
+        return tuple({id(flow): flow for flow in self._flows.values()}.values())
+
+    def flow(self, source: str) -> Flow | None:
+        """The stages that events of `source` go through."""
+        known = self._known(source)
+        return self._flows.get(known.name if known else source) or self._flows.get("*")
+
+    def _known(self, source: str) -> Compiled | None:
+        """The compiled rules of a source that has some."""
+        known = self._sources.get(source)
+        if known is None and source in self._makers:
+            known = self._makers[source]()
+            self._sources |= dict.fromkeys(known.names, known)
+            self._habits[known.name] = Habit(known)
+        return known
 
     def run(self, frame: RawFrame, into: Outcome) -> None:
-        """Appends what becomes of each record of `frame` to `into`; never raises on content."""
-        known = self._sources.get(frame.source)
+        """Appends what becomes of each record of `frame` to `into`; never raises on content.
+
+        Raises StageError where a stage has failed whose policy is to stop.
+        """
+        self._map_frame(frame, into)
+
+    def _map_frame(self, frame: RawFrame, into: Outcome, collected: list[Any] | None = None) -> None:
+        """Maps the records of `frame` and takes them through the stages, into lines.
+
+        Where `collected` is given, the events are put there instead, as the first stage would get them.
+        """
+        known = self._known(frame.source)
         route = known.route if known else self._unknown(frame.source)
+        flow = self.flow(frame.source)
+        staged = flow is not None or collected is not None
+        events: list[Any] = []
+        mapped: list[Line] = []
         codec = "json" if frame.codec == "text" and known else frame.codec
         habit = self._habits[known.name] if known and codec == "json" else None
         specials, fresh = (habit.specials, habit.fresh) if habit else (None, None)
@@ -135,9 +159,11 @@ class Pipeline:
         into.records += len(frame.records)
         correlation: str | None
         event: Any
-        for start in range(0, len(frame.records), len(_SUFFIXES)):
-            head = _uid_head(received_ms, frame.origin, start // len(_SUFFIXES))
-            for raw, suffix in zip(frame.records[start:], _SUFFIXES, strict=False):
+        step = _STAGED if staged else len(_SUFFIXES)
+        for start in range(0, len(frame.records), step):
+            chunk, offset = divmod(start, len(_SUFFIXES))
+            head = _uid_head(received_ms, frame.origin, chunk)
+            for raw, suffix in zip(frame.records[start : start + step], _SUFFIXES[offset:], strict=False):
                 uid = head + suffix
                 if by_first_key:
                     special = by_first_key.get(raw[2 : raw.find(b'"', 2)])
@@ -146,10 +172,14 @@ class Pipeline:
                         native = special.decode(raw)
                         correlation, event = special.mappers[native.__class__](native, uid, received_ms, None)
                         if correlation is not None:
-                            encode(event, buffer)
-                            lines[crc32(str.encode(correlation)) % shards].append(bytes(buffer))
+                            if staged:
+                                events.append(event)
+                                mapped.append(Line(start + int(suffix, 16) - offset, uid, correlation))
+                            else:
+                                encode(event, buffer)
+                                lines[crc32(str.encode(correlation)) % shards].append(bytes(buffer))
                             continue
-                    except _CONTENT_ERRORS:
+                    except CONTENT_ERRORS:
                         correlation = None  # The general way finds out what it is.
                 stage = "parse"
                 try:
@@ -166,16 +196,66 @@ class Pipeline:
                         elif fresh is not None:
                             fresh.append(raw)
                     stage = "validate"
+                    if staged:
+                        events.append(event)
+                        mapped.append(Line(start + int(suffix, 16) - offset, uid, str(correlation)))
+                        continue
                     encode(event, buffer)
                     line = bytes(buffer)
                     shard = crc32(str.encode(correlation)) % shards
-                except _CONTENT_ERRORS as error:
-                    letter = _dead_letter(error, stage, codec, raw, frame, uid, start + int(suffix, 16))
+                except CONTENT_ERRORS as error:
+                    place = start + int(suffix, 16) - offset
+                    kept = _kept(flow, error, stage, raw, frame, uid) if flow is not None else None
+                    if kept is not None:
+                        events.append(kept)
+                        mapped.append(Line(place, uid, uid))
+                        continue
+                    letter = _dead_letter(error, stage, codec, raw, frame, uid, place)
                     into.dead[shard_of(uid, shards)].append(letter)
                 else:
                     lines[shard].append(line)
+            if collected is not None:
+                collected += events
+            elif flow is not None:
+                self._finish(flow, frame, events, mapped, into)
+            events, mapped = [], []
         if habit is not None:
             habit.after(len(frame.records))
+
+    def _finish(self, flow: Flow, frame: RawFrame, events: list[Any], mapped: list[Line], into: Outcome) -> None:
+        """Takes mapped events through the stages, and what is left of them into lines."""
+        passage = flow.run(events)
+        encode, buffer, shards = self._encode, bytearray(_LINE_BYTES), self._shards
+        for row in passage.rows:
+            one = mapped[row]
+            try:
+                encode(events[row], buffer)
+                shard = crc32(str.encode(one.correlation)) % shards
+            except CONTENT_ERRORS as error:
+                letter = _dead_letter(
+                    error, "validate", frame.codec, frame.records[one.place], frame, one.uid, one.place
+                )
+                into.dead[shard_of(one.uid, shards)].append(letter)
+            else:
+                into.lines[shard].append(bytes(buffer))
+        for rule, count in passage.filtered.items():
+            into.filtered[rule] = into.filtered.get(rule, 0) + count
+        for failure in passage.failures:
+            one = mapped[failure.row]
+            reason = RecordError(failure.stage, failure.rule, failure.problem)
+            letter = _dead_letter(reason, failure.stage, "", frame.records[one.place], frame, one.uid, one.place)
+            into.dead[shard_of(one.uid, shards)].append(letter)
+
+    def map_one(self, frame: RawFrame) -> Any:
+        """The event of the only record of `frame` as its first stage gets it, or the text of why there is none."""
+        events: list[Any] = []
+        outcome = Outcome(1)
+        flow = self.flow(frame.source)
+        self._map_frame(frame, outcome, events)
+        if not events:
+            letter = outcome.dead[0][0]
+            return f"{letter.stage}/{letter.rule}: {letter.error}"
+        return events[0] if flow is None else flow.opened(events[0])
 
     def _unknown(self, source: str) -> Mapper:
         if source not in self._unknowns:
@@ -199,7 +279,7 @@ class Pipeline:
             return self._map(lambda: decode(raw), known, source, uid, received_ms, None)
         envelope = open_envelope(record)
         if envelope.source is not None:
-            source, known = envelope.source, self._sources.get(envelope.source)
+            source, known = envelope.source, self._known(envelope.source)
         event = self._map(
             lambda: decode(raw)["data"], known, source, envelope.event_id or uid, received_ms, envelope_time(envelope)
         )
@@ -220,6 +300,19 @@ class Pipeline:
         if correlation is None:
             return as_base(known, as_record(fresh(), known), uid, received_ms, mapped, when)
         return widen(mapped)
+
+
+def _kept(flow: Flow, error: Exception, stage: str, raw: bytes, frame: RawFrame, uid: str) -> OcsfEvent | None:
+    """The Base Event of a record that cannot be mapped, where the pipeline has it go on nevertheless."""
+    name = "deserialise" if stage == "parse" else "normalise"
+    if flow.not_mapped(name, error) != "continue":
+        return None
+    try:
+        message = str(raw, "utf-8")
+    except UnicodeDecodeError:
+        return None
+    _, event = unknown_source(frame.source)({"message": message}, uid, frame.received_ms, None)
+    return replace(cast("OcsfEvent", event), status_detail=str(error)[:500])
 
 
 def _uid_head(received_ms: int, origin: str, chunk: int) -> str:

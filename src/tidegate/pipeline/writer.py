@@ -14,6 +14,7 @@ from msgspec import Struct
 from tidegate.errors import RuleError
 from tidegate.ocsf import BASE_EVENT, CLASSES, OCSF_VERSION, PROFILES, Metadata, OcsfClass, OcsfEvent
 from tidegate.pipeline import support
+from tidegate.pipeline.access import Touched
 from tidegate.pipeline.functions import CONVERSIONS
 from tidegate.pipeline.native import View, identifier
 from tidegate.pipeline.rules import (
@@ -39,9 +40,12 @@ class SourceContext(Protocol):
     path: Path
     namespace: dict[str, Any]
 
-    def narrow(self, struct: type[Struct], values: dict[str, Value]) -> str: ...
+    touched: Touched
+    stamped: bool
 
-    def kept(self, struct: type[Struct], values: dict[str, Value]) -> str | None: ...
+    def narrow(self, struct: type[Struct], prefix: str, values: dict[str, Value]) -> str: ...
+
+    def kept(self, struct: type[Struct], prefix: str, values: dict[str, Value]) -> str | None: ...
 
     def observables(self, path: str, type_id: int) -> str: ...
 
@@ -401,12 +405,12 @@ class RuleWriter:
         if not conditions and sometimes and not settling and all(v.constant for v in values.values() if v.always):
             conditions.append("(" + " or ".join(f"{value.expression} is not None" for value in sometimes) + ")")
         result = f"o_{identifier(prefix)}"
-        table = self.owner.kept(struct, values) if conditions else None
+        table = self.owner.kept(struct, prefix, values) if conditions else None
         if table is not None:
             text = next(value.expression for value in values.values() if not value.constant)
             build = f"{result} = {table}[{text}]"
         else:
-            build = f"{result} = {self.owner.narrow(struct, values)}"
+            build = f"{result} = {self.owner.narrow(struct, prefix, values)}"
         indent = "        " if conditions else "    "
         if conditions:
             self.lines.append(f"    if {' and '.join(conditions)}:")
@@ -503,7 +507,7 @@ class RuleWriter:
         values["unmapped"] = Value(expression="record or None", always=False)
         if self.base:
             values["status_detail"] = Value(expression="None", always=False)
-        made = self.owner.narrow(OcsfEvent, values)
+        made = self.owner.narrow(OcsfEvent, "", values)
         body = [*self.lines, *self.view.epilogue(), f"    return correlation, {made}", ""]
         head = [
             f"def {function}({self.view.argument}, uid, received_ms, when):",
@@ -546,17 +550,20 @@ class RuleWriter:
             constant = "PROFILES_" + "_".join(profiles)
             self.owner.namespace[constant] = support.encoded(profiles)
             values["profiles"] = Value(expression=constant, always=True)
+        if self.owner.stamped:
+            values["transformation_info_list"] = Value(expression="STAMP", always=True)
         for name, leaf in tree.items():
-            if name in values or name == "profiles":
+            if name in values or name in ("profiles", "transformation_info_list"):
                 raise self._fail(f'"metadata.{name}" is set by the pipeline itself')
             values[name] = self._leaf_value(leaf)
-        return Value(expression=self.owner.narrow(Metadata, values), always=True)
+        return Value(expression=self.owner.narrow(Metadata, "metadata", values), always=True)
 
     def _profiles(self) -> list[str]:
         """The OCSF profiles to which the attributes of this rule belong."""
         wanted = self.ocsf_class
         own = {*wanted.required, *_NATIVE.get(wanted.category_uid, ())}
-        names = {leaf.path.partition(".")[0] for leaf in self.leaves} - own
+        paths = [*(leaf.path for leaf in self.leaves), *self.owner.touched.writes]
+        names = {path.partition(".")[0] for path in paths} - own
         return sorted({PROFILES[name] for name in names if name in PROFILES})
 
     def _require(self, values: dict[str, Value]) -> None:

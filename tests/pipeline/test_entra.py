@@ -99,6 +99,7 @@ def _monitor(record: dict[str, Any], category: str, operation: str) -> dict[str,
         "callerIpAddress": "198.51.100.7",
         "correlationId": record["correlationId"],
         "Level": 4,
+        "location": "IT",
         "properties": record,
     }
 
@@ -116,7 +117,7 @@ def test_a_sign_in_as_graph_returns_it(pipeline: Pipeline) -> None:
         "type_id": 1,
     }
     assert event["actor"] == {"app_name": "Graph explorer", "app_uid": SIGN_IN["appId"]}
-    assert event["service"]["name"] == "Microsoft Graph"
+    assert event["service"] == {"name": "Microsoft Graph", "uid": SIGN_IN["resourceId"]}
     assert event["src_endpoint"] == {
         "ip": "198.51.100.7",
         "location": {"city": "Turin", "region": "Piedmont", "country": "IT", "lat": 45.07, "long": 7.68},
@@ -144,13 +145,24 @@ def test_azure_monitor_gives_the_same_as_graph_and_more(pipeline: Pipeline) -> N
     graph = one(pipeline, "entra", SIGN_IN)
     monitor = one(pipeline, "entra", _monitor(SIGN_IN, "SignInLogs", "Sign-in activity"))
     assert problem_of(monitor) is None
-    for name in ("time", "type_uid", "user", "actor", "src_endpoint", "device", "status_id", "is_mfa", "severity_id"):
+    for name in (
+        "time",
+        "type_uid",
+        "user",
+        "actor",
+        "service",
+        "src_endpoint",
+        "device",
+        "status_id",
+        "is_mfa",
+        "severity_id",
+    ):
         assert monitor[name] == graph[name]
-    assert monitor["service"] == {"name": "Microsoft Graph", "uid": SIGN_IN["resourceId"]}
     assert monitor["metadata"]["uid"] == graph["metadata"]["uid"]
     assert monitor["metadata"]["log_name"] == "SignInLogs"
     assert monitor["metadata"]["tenant_uid"] == "t-1"
-    assert monitor["unmapped"]["resourceId"] == "/tenants/t-1/providers/Microsoft.aadiam"
+    assert monitor["unmapped"]["settingResourceId"] == "/tenants/t-1/providers/Microsoft.aadiam"
+    assert monitor["unmapped"]["country"] == "IT"
 
 
 def test_a_service_principal_signs_in(pipeline: Pipeline) -> None:

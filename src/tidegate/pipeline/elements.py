@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from tidegate.ocsf import DnsAnswer, Resource
@@ -159,13 +160,31 @@ def _texts_of(value: Any) -> list[str]:
     return [each for each in (value if value.__class__ is list else [value]) if each.__class__ is str]
 
 
+@lru_cache(maxsize=16)
+def _named_lines(text: str) -> dict[str, str]:
+    """The lines `name=value` or `name = value`, of several with one name the first.
+
+    Kept, as several attributes of a record look into one text. A pipeline's message begins with the script, in which
+    there may be lines like these, too.
+    """
+    found: dict[str, str] = {}
+    for line in (text.partition("Context Information:")[2] or text).splitlines():
+        name, equals, value = line.partition("=")
+        if equals and (value := value.strip()):
+            found.setdefault(name.strip(), value)
+    return found
+
+
 def line_value(*names: str) -> Callable[[Any], str | None]:
-    """What follows `name=` or `name = ` at the beginning of a line of a text, up to the end of that line."""
-    line = re.compile(rf"^[ \t]*(?:{'|'.join(names)})[ \t]*=[ \t]*(\S[^\r\n]*)", re.MULTILINE)
+    """The value in the first line that has one of `names` and a value, of a text or of the texts of a list."""
 
     def convert(value: Any) -> str | None:
-        found = line.search("\n".join(_texts_of(value)))
-        return found[1].rstrip() if found else None
+        for text in _texts_of(value):
+            lines = _named_lines(text)
+            for name in names:
+                if name in lines:
+                    return lines[name]
+        return None
 
     return convert
 

@@ -164,11 +164,12 @@ def _texts_of(value: Any) -> list[str]:
 def _named_lines(text: str) -> dict[str, str]:
     """The lines `name=value` or `name = value`, of several with one name the first.
 
-    Kept, as several attributes of a record look into one text. A pipeline's message begins with the script, in which
-    there may be lines like these, too.
+    Kept, as several attributes of a record look into one text. The message of a pipeline has the script before them and
+    the parameters behind them, with lines that look alike.
     """
     found: dict[str, str] = {}
-    for line in (text.partition("Context Information:")[2] or text).splitlines():
+    context = text.partition("Context Information:")[2].partition("\nDetails:")[0]
+    for line in (context or text).splitlines():
         name, equals, value = line.partition("=")
         if equals and (value := value.strip()):
             found.setdefault(name.strip(), value)
@@ -189,11 +190,8 @@ def line_value(*names: str) -> Callable[[Any], str | None]:
     return convert
 
 
-_COMMAND_LINE = re.compile(r"^[ \t]*CommandLine=(.*?)(?:^Details:|\Z)", re.MULTILINE | re.DOTALL)
-
-
 def powershell_content(value: Any) -> str | None:
     """The command line, of one or more lines, in the message of a pipeline; of the parts of one the first, as it is."""
     text = next(iter(_texts_of(value)), "")
-    found = _COMMAND_LINE.search(text)
-    return (found and found[1].strip()) or text or None
+    _, found, rest = text.partition("Context Information:")[2].partition("CommandLine=")
+    return (found and rest.partition("\nDetails:")[0].strip()) or text or None

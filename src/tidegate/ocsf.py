@@ -314,6 +314,14 @@ class Resource(_Object, frozen=True, kw_only=True):
     type: str | None = None
 
 
+class WebResource(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+    type: str | None = None
+    url_string: str | None = None
+
+
 class Url(_Object, frozen=True, kw_only=True):
     at_least_one: ClassVar[tuple[str, ...]] = ("path", "url_string")
     url_string: str | None = None
@@ -452,8 +460,8 @@ class FindingInfo(_Object, frozen=True, kw_only=True):
     desc: str | None = None
     types: list[str] | None = None
     analytic: Analytic | None = None
-    attacks: list[Attack] | None = None
     src_url: str | None = None
+    attacks: list[Attack] | None = None
 
 
 class Evidence(_Object, frozen=True, kw_only=True):
@@ -531,20 +539,11 @@ class Policy(_Object, frozen=True, kw_only=True):
 
 
 class ManagedEntity(_Object, frozen=True, kw_only=True):
-    """What a directory or a service keeps and someone manages: a policy, a token, a domain, a device."""
-
     at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
     name: str | None = None
     uid: str | None = None
     type: str | None = None
     type_id: int | None = None
-
-
-class WebResource(_Object, frozen=True, kw_only=True):
-    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
-    name: str | None = None
-    uid: str | None = None
-    type: str | None = None
 
 
 class Hassh(_Object, frozen=True, kw_only=True):
@@ -594,6 +593,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     user: User | None = None
     user_result: User | None = None
     group: Group | None = None
+    entity: ManagedEntity | None = None
     process: Process | None = None
     module: Module | None = None
     driver: KernelDriver | None = None
@@ -608,6 +608,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     api: Api | None = None
     cloud: Cloud | None = None
     resources: list[Resource] | None = None
+    web_resources: list[WebResource] | None = None
     policies: list[Policy] | None = None
     service: Service | None = None
     session: Session | None = None
@@ -664,11 +665,9 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     base_address: str | None = None
     connection_uid: str | None = None
     app: Product | None = None
-    entity: ManagedEntity | None = None
     query_result_id: int | None = None
     risk_level: str | None = None
     risk_level_id: int | None = None
-    web_resources: list[WebResource] | None = None
     finding_info: FindingInfo | None = None
     evidences: list[Evidence] | None = None
     confidence_id: int | None = None

@@ -196,7 +196,7 @@ class _SourceWriter:
         What is built is a Struct with no more than these attributes and those that stages touch, by position: a quarter
         of the time that the full one takes to build and to encode, as it has no hundred absent attributes to pass over.
         """
-        python = {name: field.name for name, field in fields_of(struct).items()}
+        python = {field.encode_name: field.name for field in fields_of(struct)}
         order = list(python)
         always = {name for name, value in values.items() if value.always and not self.touched.changed(prefix, name)}
         names = sorted(values, key=lambda name: (name not in always, order.index(name)))
@@ -235,7 +235,7 @@ class _SourceWriter:
             return None
         if self.touched.below(prefix):
             return None
-        python = {name: field.name for name, field in fields_of(struct).items()}
+        python = {field.encode_name: field.name for field in fields_of(struct)}
         constants = {python[name]: literal_eval(each.expression) for name, each in values.items() if each.constant}
         only = python[varying[0]]
         name = f"KEPT_{struct.__name__}_{only}_{'_'.join(identifier(str(each)) for each in constants.values())}"

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import FieldInfo
 
 from tidegate import tomlfile
 from tidegate.errors import ConfigError, RuleError
@@ -29,6 +28,7 @@ __all__ = [
     "Rule",
     "Source",
     "attribute_at",
+    "fields_of",
     "load_source",
 ]
 
@@ -267,17 +267,15 @@ def shape_of(hint: Any) -> tuple[type[Struct] | None, bool, dict[str, Any]]:
     return None, many, {"kind": {bool: "bool", float: "float", int: "int", str: "text"}.get(hint, "any"), **marks}
 
 
-@cache
-def fields_of(struct: type[Struct]) -> dict[str, FieldInfo]:
-    """The fields of `struct` by encoded name; to look at a Struct takes milliseconds."""
-    return {field.encode_name: field for field in msgspec.structs.fields(struct)}
+# Kept, as msgspec evaluates all annotations anew at each call.
+fields_of = cache(msgspec.structs.fields)
 
 
 @cache
 def hints_of(struct: type[Struct]) -> dict[str, Any]:
     """The annotations of `struct` by encoded name."""
     hints = get_type_hints(struct, include_extras=True)
-    return {name: hints[field.name] for name, field in fields_of(struct).items()}
+    return {field.encode_name: hints[field.name] for field in fields_of(struct)}
 
 
 @cache

@@ -385,7 +385,7 @@ class RuleWriter:
                     seen.append((path, values[name], observable))
             else:
                 values[name] = self._write_inner(hints[name], path, below)
-        fields = fields_of(struct)
+        fields = {field.encode_name: field for field in fields_of(struct)}
         required = [name for name, field in fields.items() if field.required]
         for name in required:
             if name not in values:

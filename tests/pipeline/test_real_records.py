@@ -31,17 +31,17 @@ def _kind(event: dict[str, Any]) -> tuple[object, ...]:
     return event["class_uid"], metadata.get("event_code"), metadata.get("log_name"), event["activity_id"]
 
 
-def leaves(value: Any) -> list[str]:
+def _leaves(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [leaf for inner in value.values() for leaf in leaves(inner)]
+        return [leaf for inner in value.values() for leaf in _leaves(inner)]
     if isinstance(value, list):
-        return [leaf for inner in value for leaf in leaves(inner)]
+        return [leaf for inner in value for leaf in _leaves(inner)]
     return (
         [] if value is None or value in ("", "-") else [str(value).lower() if isinstance(value, bool) else str(value)]
     )
 
 
-def kept(leaf: str, there: set[str]) -> bool:
+def _kept(leaf: str, there: set[str]) -> bool:
     """Whether a native value is in the event, be it in the parts or the form that OCSF gives it."""
     if leaf in there or leaf.strip("<>") in there:
         return True
@@ -82,8 +82,8 @@ class TestFile:
         for record in records_of(path)[::7]:
             events, _ = run(pipeline, source, [record])
             if events:
-                there = set(leaves(events[0]))
-                lost = [leaf for leaf in leaves(msgspec.json.decode(record)) if not kept(leaf, there)]
+                there = set(_leaves(events[0]))
+                lost = [leaf for leaf in _leaves(msgspec.json.decode(record)) if not _kept(leaf, there)]
                 assert not lost, (lost, events[0])
 
     def test_running_again_gives_the_same_bytes(self, source: str, path: Path, pipeline: Pipeline) -> None:

@@ -20,7 +20,8 @@ from msgspec import Struct
 from tidegate.ocsf import Observable, Product, TransformationInfo
 from tidegate.pipeline import support
 from tidegate.pipeline.access import Touched
-from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
+from tidegate.pipeline.conversions import CONVERSIONS
+from tidegate.pipeline.functions import KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, learn, read
 from tidegate.pipeline.rules import Condition, Reshape, Rule, Source, fields_of
 from tidegate.pipeline.writer import RuleWriter, Value

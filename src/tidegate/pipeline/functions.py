@@ -17,7 +17,6 @@ from typing import Any
 from msgspec import Struct
 
 from tidegate.ocsf import DnsAnswer, Fingerprint
-from tidegate.pipeline import elements
 
 __all__ = [
     "CONVERSIONS",
@@ -208,11 +207,6 @@ def _account_domain(value: Any) -> str | None:
     return value.rpartition("\\")[0] or None if value.__class__ is str else None
 
 
-_target_app_name = elements.target(elements.APPS, elements.NAMES)
-_powershell_script = elements.line_value("ScriptName", "Script Name")
-_powershell_user = elements.line_value("UserId", "User")
-
-
 _ALGORITHMS = {"MD5": 1, "SHA1": 2, "SHA256": 3, "SHA512": 4, "IMPHASH": 18}
 
 
@@ -305,23 +299,6 @@ def _yes_no(value: Any) -> bool | None:
     return {"Yes": True, "No": False}.get(value) if value.__class__ is str else None
 
 
-def _entra_mfa(value: Any) -> bool | None:
-    """Whether `authenticationRequirement` asked for more than one factor."""
-    requirements = {"multiFactorAuthentication": True, "singleFactorAuthentication": False}
-    return requirements.get(value) if value.__class__ is str else None
-
-
-_OS_TYPES = (("windows", 100), ("mac", 300), ("ipados", 302), ("ios", 301), ("android", 201), ("lin", 200))
-
-
-def _os_type(value: Any) -> int | None:
-    """OCSF's type of an operating system by the beginning of its name."""
-    if value.__class__ is not str:
-        return None
-    name = value.lower()
-    return next((type_id for start, type_id in _OS_TYPES if name.startswith(start)), None)
-
-
 def is_ip(value: Any) -> bool:
     """Whether `value` is the text of an IPv4 or IPv6 address."""
     try:
@@ -365,20 +342,12 @@ CONVERSIONS: dict[str, Conversion] = {
     "account_domain": Conversion(function=_account_domain, memo=True),
     "account_name": Conversion(function=_account_name, keeps=False, memo=True),
     "any": Conversion(function=_json_value),
-    "audit_account": Conversion(function=elements.audit_account, keeps=False),
-    "audit_status": Conversion(function=elements.audit_status, keeps=False),
     "base_name": Conversion(function=_base_name, keeps=False, memo=True),
     "bool": Conversion(function=to_bool),
     "dns_records": Conversion(function=_dns_records, keeps=False),
-    "dns_semicolons": Conversion(function=elements.dns_semicolons),
     "dns_texts": Conversion(function=_dns_texts),
     "email": Conversion(function=_email),
     "emails": Conversion(function=_emails),
-    "entra_group_name": Conversion(function=elements.entra_group_name, keeps=False),
-    "entra_mfa": Conversion(function=_entra_mfa, keeps=False),
-    "entra_privileges": Conversion(function=elements.entra_privileges, keeps=False),
-    "entra_user_agent": Conversion(function=elements.entra_user_agent, keeps=False),
-    "error_status": Conversion(function=elements.error_status, keeps=False),
     "first_ip": Conversion(function=_first_ip),
     "float": Conversion(function=_to_float),
     "guid": Conversion(function=_guid, memo=True),
@@ -386,34 +355,10 @@ CONVERSIONS: dict[str, Conversion] = {
     "int": Conversion(function=to_int),
     "ints": Conversion(function=_ints),
     "ip": Conversion(function=_ip),
-    "last_part": Conversion(function=elements.last_part, keeps=False, memo=True),
     "mac": Conversion(function=_mac),
     "not_ip": Conversion(function=_not_ip),
-    "os_type": Conversion(function=_os_type, keeps=False, memo=True),
     "port": Conversion(function=_port),
-    "powershell_application": Conversion(
-        function=elements.line_value("HostApplication", "Host Application"), keeps=False
-    ),
-    "powershell_content": Conversion(function=elements.powershell_content, keeps=False),
-    "powershell_host": Conversion(function=elements.line_value("HostId", "Host ID"), keeps=False),
-    "powershell_script": Conversion(function=_powershell_script, keeps=False),
-    "powershell_script_name": Conversion(function=lambda value: _base_name(_powershell_script(value)), keeps=False),
-    "powershell_user_domain": Conversion(function=lambda value: _account_domain(_powershell_user(value)), keeps=False),
-    "powershell_user_name": Conversion(function=lambda value: _account_name(_powershell_user(value)), keeps=False),
-    "powershell_version": Conversion(function=elements.line_value("EngineVersion", "Engine Version"), keeps=False),
     "sysmon_hashes": Conversion(function=_sysmon_hashes, memo=True),
-    "target_app_id": Conversion(function=elements.target(elements.APPS, ("id",)), keeps=False),
-    "target_app_name": Conversion(function=_target_app_name, keeps=False),
-    "target_app_names": Conversion(function=lambda value: _texts(_target_app_name(value)), keeps=False),
-    "target_group_id": Conversion(function=elements.target(elements.GROUPS, ("id",)), keeps=False),
-    "target_group_name": Conversion(function=elements.target(elements.GROUPS, ("displayName",)), keeps=False),
-    "target_id": Conversion(function=elements.target((), ("id",)), keeps=False),
-    "target_name": Conversion(function=elements.target((), elements.NAMES), keeps=False),
-    "target_type": Conversion(function=elements.target((), ("type",)), keeps=False),
-    "target_user_full_name": Conversion(function=elements.target(elements.USERS, ("displayName",)), keeps=False),
-    "target_user_id": Conversion(function=elements.target(elements.USERS, ("id",)), keeps=False),
-    "target_user_name": Conversion(function=elements.target(elements.USERS, elements.NAMES), keeps=False),
-    "targets": Conversion(function=elements.targets, keeps=False),
     "text": Conversion(function=to_text),
     "texts": Conversion(function=_texts),
     "time": Conversion(function=to_ms, keeps=False),

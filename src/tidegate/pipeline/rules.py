@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from tidegate import tomlfile
 from tidegate.errors import ConfigError, RuleError
 from tidegate.ocsf import CLASSES, OcsfEvent
-from tidegate.pipeline.functions import CONVERSIONS
+from tidegate.pipeline.conversions import CONVERSIONS
 
 __all__ = [
     "Attribute",

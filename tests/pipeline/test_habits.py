@@ -40,7 +40,7 @@ def _decoded(event: Any) -> Any:
     return _content(msgspec.json.decode(msgspec.json.encode(event)))
 
 
-def _general(source: str, raw: bytes) -> Mapped:
+def general(source: str, raw: bytes) -> Mapped:
     try:
         correlation, event = _compiled(source).route(msgspec.json.decode(raw), "id", 1, None)
     except Exception:  # noqa: BLE001 - whatever it is, the record is a dead letter then
@@ -48,7 +48,7 @@ def _general(source: str, raw: bytes) -> Mapped:
     return None if correlation is None else (correlation, _decoded(event))
 
 
-def _quick(specials: Specials, raw: bytes) -> Mapped:
+def quick_way(specials: Specials, raw: bytes) -> Mapped:
     special = specials.by_first_key.get(first_key(raw)) if specials.by_first_key else specials.default
     if special is None:
         return None
@@ -60,8 +60,8 @@ def _quick(specials: Specials, raw: bytes) -> Mapped:
     return None if correlation is None else (correlation, _decoded(event))
 
 
-def _learned(source: str, records: list[bytes]) -> Specials:
-    specials = _compiled(source).specialise([raw for raw in records if _general(source, raw) is not None][:2000])
+def learned_from(source: str, records: list[bytes]) -> Specials:
+    specials = _compiled(source).specialise([raw for raw in records if general(source, raw) is not None][:2000])
     assert specials is not None
     return specials
 
@@ -69,7 +69,7 @@ def _learned(source: str, records: list[bytes]) -> Specials:
 @cache
 def _made(source: str) -> tuple[list[bytes], Specials]:
     records = [one.data for one in Generator(11, sources=[source]).records(2500)]
-    return records, _learned(source, records)
+    return records, learned_from(source, records)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -78,10 +78,10 @@ def test_real_records_become_the_same_either_way(source: str) -> None:
     if not records:
         pytest.skip("the folder with real records (../shared/data) is not there")
     random.Random(3).shuffle(records)
-    specials = _learned(source, records)
+    specials = learned_from(source, records)
     for raw in records:
-        quick = _quick(specials, raw)
-        assert quick is None or quick == _general(source, raw)
+        quick = quick_way(specials, raw)
+        assert quick is None or quick == general(source, raw)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -89,8 +89,8 @@ def test_generated_records_become_the_same_either_way_and_most_go_the_quick_one(
     records, specials = _made(source)
     count = 0
     for raw in records:
-        quick = _quick(specials, raw)
-        assert quick is None or quick == _general(source, raw)
+        quick = quick_way(specials, raw)
+        assert quick is None or quick == general(source, raw)
         count += quick is not None
     assert count > len(records) * (0.7 if source == "windows" else 0.9)
 
@@ -116,8 +116,8 @@ def test_a_record_with_an_odd_value_becomes_the_same_either_way(
             break
         here = here[key]
     raw = msgspec.json.encode(record)
-    quick = _quick(specials, raw)
-    assert quick is None or quick == _general(source, raw)
+    quick = quick_way(specials, raw)
+    assert quick is None or quick == general(source, raw)
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.pipeline.data import SHARDS, one
+from tests.pipeline.data import RECEIVED_MS, SHARDS, one, run
 from tests.pipeline.schema import problem_of
 from tidegate.errors import ConfigError, RuleError
 from tidegate.pipeline.library import load_pipeline
@@ -104,6 +105,41 @@ def test_a_record_that_lacks_what_its_class_requires_is_a_base_event_that_says_s
     assert event["class_uid"] == 0
     assert event["status_detail"] == "door.pass: authentication requires one of service, dst_endpoint"
     assert event["unmapped"]["person"] == {"name": "Ada", "id": 5}
+
+
+def test_a_rule_may_have_a_time_of_its_own(tmp_path: Path) -> None:
+    rules = GOOD.replace('use = ["who"]', 'use = ["who"]\ntime = ["seen.at", "at"]')
+    event = one(_load(tmp_path, rules), "door", {**PASS, "seen": {"at": 1_749_980_000}})
+    assert event["time"] == 1_749_980_000_000
+    assert event["unmapped"]["at"] == PASS["at"]
+    assert one(_load(tmp_path, rules), "door", PASS)["time"] == 1_749_988_800_250
+
+
+def test_a_text_that_stands_for_no_value_is_no_time(tmp_path: Path) -> None:
+    rules = GOOD.replace(
+        'time = { from = ["at"] }', 'time = { from = ["at"], missing = "received" }\nabsent = ["never"]'
+    )
+    event = one(_load(tmp_path, rules), "door", {**PASS, "at": "never"})
+    assert event["time"] == RECEIVED_MS
+    assert event["metadata"]["original_time"] == "never"
+    _, dead = run(_load(tmp_path, rules), "door", [msgspec.json.encode({**PASS, "at": "later"})])
+    assert [letter.rule for letter in dead] == ["door.pass.time"]
+
+
+def test_a_default_stands_back_for_an_attribute_of_an_inner_object(tmp_path: Path) -> None:
+    rules = (
+        GOOD + '"src_endpoint.svc_name" = { from = "reader.name", default = "Unknown", unless = "src_endpoint.ip" }\n'
+    )
+    pipeline = _load(tmp_path, rules)
+    assert one(pipeline, "door", PASS)["src_endpoint"] == {"ip": "10.0.0.9"}
+    assert one(pipeline, "door", {**PASS, "reader": {}})["src_endpoint"] == {"svc_name": "Unknown"}
+
+
+def test_a_correlation_key_with_a_conversion_passes_over_what_that_cannot_take(tmp_path: Path) -> None:
+    rules = GOOD.replace('from = ["house", "badge"]', 'from = "card"\nas = "guid"\n[[correlation]]\nfrom = "house"')
+    pipeline = _load(tmp_path, rules)
+    assert one(pipeline, "door", {**PASS, "card": "{AB-1}"})["metadata"]["correlation_uid"] == "ab-1"
+    assert one(pipeline, "door", {**PASS, "card": {"no": 1}})["metadata"]["correlation_uid"] == "north"
 
 
 def test_a_source_in_the_folder_wins_over_the_shipped_one(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from msgspec import Struct
 from tidegate.ocsf import Observable, Product, TransformationInfo
 from tidegate.pipeline import support
 from tidegate.pipeline.access import Touched
-from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
+from tidegate.pipeline.conversions import CONVERSIONS
+from tidegate.pipeline.functions import KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, learn, read
-from tidegate.pipeline.rules import Condition, Reshape, Rule, Source
+from tidegate.pipeline.rules import Condition, Reshape, Rule, Source, fields_of
 from tidegate.pipeline.text import TextReader
 from tidegate.pipeline.writer import RuleWriter, Value
 
@@ -198,7 +199,7 @@ class _SourceWriter:
         What is built is a Struct with no more than these attributes and those that stages touch, by position: a quarter
         of the time that the full one takes to build and to encode, as it has no hundred absent attributes to pass over.
         """
-        python = {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
+        python = {field.encode_name: field.name for field in fields_of(struct)}
         order = list(python)
         always = {name for name, value in values.items() if value.always and not self.touched.changed(prefix, name)}
         names = sorted(values, key=lambda name: (name not in always, order.index(name)))
@@ -237,7 +238,7 @@ class _SourceWriter:
             return None
         if self.touched.below(prefix):
             return None
-        python = {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
+        python = {field.encode_name: field.name for field in fields_of(struct)}
         constants = {python[name]: literal_eval(each.expression) for name, each in values.items() if each.constant}
         only = python[varying[0]]
         name = f"KEPT_{struct.__name__}_{only}_{'_'.join(identifier(str(each)) for each in constants.values())}"

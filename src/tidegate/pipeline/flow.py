@@ -18,9 +18,9 @@ from tidegate.ocsf import PROFILES, OcsfEvent, TransformationInfo
 from tidegate.pipeline import access
 from tidegate.pipeline import definition as language
 from tidegate.pipeline.access import Touched, thaw
+from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.definition import DEFAULT_POLICIES, Definition, Policy, Stage
 from tidegate.pipeline.enrichment.library import Library as Tables
-from tidegate.pipeline.functions import CONVERSIONS
 from tidegate.pipeline.stages.body import Body
 from tidegate.pipeline.stages.change import write_parse, write_transform
 from tidegate.pipeline.stages.enrich import write_enrich

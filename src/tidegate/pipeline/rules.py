@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from tidegate import tomlfile
 from tidegate.errors import ConfigError, RuleError
 from tidegate.ocsf import CLASSES, OcsfEvent
-from tidegate.pipeline.functions import CONVERSIONS
+from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.lines.csvline import Columns
 from tidegate.pipeline.lines.formats import FORMATS
 from tidegate.pipeline.lines.grok import PatternError, compile_grok
@@ -32,6 +32,7 @@ __all__ = [
     "Rule",
     "Source",
     "attribute_at",
+    "fields_of",
     "load_source",
 ]
 
@@ -110,6 +111,8 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     """Groups whose attributes are set too; the rule's own `set` wins."""
     set: Mapping = {}
     correlation: list[CorrelationKey] | None = None
+    time: list[str] | None = None
+    """The fields that hold the time of these records, where they are not those of the source."""
 
 
 class Product(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -286,14 +289,18 @@ def shape_of(hint: Any) -> tuple[type[Struct] | None, bool, dict[str, Any]]:
             break
     if isinstance(hint, type) and issubclass(hint, Struct):
         return hint, many, marks
-    return None, many, {"kind": {int: "int", bool: "bool", str: "text"}.get(hint, "any"), **marks}
+    return None, many, {"kind": {bool: "bool", float: "float", int: "int", str: "text"}.get(hint, "any"), **marks}
+
+
+# Kept, as msgspec evaluates all annotations anew at each call.
+fields_of = cache(msgspec.structs.fields)
 
 
 @cache
 def hints_of(struct: type[Struct]) -> dict[str, Any]:
     """The annotations of `struct` by encoded name."""
     hints = get_type_hints(struct, include_extras=True)
-    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
+    return {field.encode_name: hints[field.name] for field in fields_of(struct)}
 
 
 @cache

@@ -13,6 +13,7 @@ import msgspec
 from tests.pipeline.data import RECEIVED_MS, SHARDS
 from tests.pipeline.text.samples import SAMPLES
 from tidegate.event import DeadLetter
+from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.runner import Codec, Outcome, Pipeline, RawFrame
 
 __all__ = ["EXPECTED", "Result", "essence", "lines_of", "run_lines"]
@@ -58,7 +59,7 @@ def essence(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write() -> None:
-    pipeline = Pipeline.load(SHARDS)
+    pipeline = load_pipeline(SHARDS)
     EXPECTED.mkdir(exist_ok=True)
     for source in SAMPLES:
         events = run_lines(pipeline, source, lines_of(source)).events

@@ -42,7 +42,8 @@ class = "authentication"
 def _load(folder: Path, text: str) -> Pipeline:
     path = folder / "door.toml"
     path.write_text(text)
-    return Pipeline([compile_source(load_source(path), path)], SHARDS)
+    compiled = compile_source(load_source(path), path)
+    return Pipeline({compiled.name: lambda: compiled}, SHARDS)
 
 
 def test_a_text_source_of_ones_own(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "Job",
     "KernelDriver",
     "LongString",
+    "ManagedEntity",
     "Metadata",
     "Module",
     "Observable",
@@ -59,6 +60,7 @@ __all__ = [
     "Traffic",
     "Url",
     "User",
+    "WebResource",
     "WindowsService",
 ]
 
@@ -87,6 +89,8 @@ class _Object(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 class Product(_Object, frozen=True, kw_only=True):
     name: str
     vendor_name: str | None = None
+    version: str | None = None
+    uid: str | None = None
 
 
 class Metadata(_Object, frozen=True, kw_only=True):
@@ -141,6 +145,8 @@ class User(_Object, frozen=True, kw_only=True):
     credential_uid: str | None = None
     full_name: str | None = None
     uid_alt: str | None = None
+    email_addr: EmailAddress | None = None
+    groups: list[Group] | None = None
 
 
 class Endpoint(_Object, frozen=True, kw_only=True):
@@ -156,6 +162,7 @@ class Endpoint(_Object, frozen=True, kw_only=True):
     instance_uid: str | None = None
     vlan_uid: str | None = None
     vpc_uid: str | None = None
+    intermediate_ips: list[Ip] | None = None
 
 
 class Device(_Object, frozen=True, kw_only=True):
@@ -172,6 +179,8 @@ class File(_Object, frozen=True, kw_only=True):
     name: str
     type_id: int
     path: str | None = None
+    ext: str | None = None
+    url: Url | None = None
     parent_folder: str | None = None
     size: int | None = None
     mime_type: str | None = None
@@ -214,12 +223,13 @@ class Process(_Object, frozen=True, kw_only=True):
 
 
 class Actor(_Object, frozen=True, kw_only=True):
-    at_least_one: ClassVar[tuple[str, ...]] = ("process", "user", "invoked_by", "session", "app_name")
+    at_least_one: ClassVar[tuple[str, ...]] = ("process", "user", "invoked_by", "session", "app_name", "app_uid")
     process: Process | None = None
     user: User | None = None
     session: Session | None = None
     invoked_by: str | None = None
     app_name: str | None = None
+    app_uid: str | None = None
 
 
 class Service(_Object, frozen=True, kw_only=True):
@@ -249,12 +259,16 @@ class Api(_Object, frozen=True, kw_only=True):
     version: str | None = None
     request: ApiRequest | None = None
     response: ApiResponse | None = None
+    group: Group | None = None
 
 
 class Cloud(_Object, frozen=True, kw_only=True):
     provider: str
     region: str | None = None
+    zone: str | None = None
     account: Account | None = None
+    project_uid: str | None = None
+    cloud_partition: str | None = None
 
 
 class Resource(_Object, frozen=True, kw_only=True):
@@ -262,6 +276,16 @@ class Resource(_Object, frozen=True, kw_only=True):
     name: str | None = None
     uid: str | None = None
     type: str | None = None
+    namespace: str | None = None
+    version: str | None = None
+
+
+class WebResource(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+    type: str | None = None
+    url_string: str | None = None
 
 
 class Url(_Object, frozen=True, kw_only=True):
@@ -365,6 +389,8 @@ class Email(_Object, frozen=True, kw_only=True):
     from_mailbox: str | None = None
     reply_to: EmailAddress | None = None
     size: int | None = None
+    uid: str | None = None
+    cc: list[EmailAddress] | None = None
 
 
 class Analytic(_Object, frozen=True, kw_only=True):
@@ -382,10 +408,28 @@ class FindingInfo(_Object, frozen=True, kw_only=True):
     desc: str | None = None
     types: list[str] | None = None
     analytic: Analytic | None = None
+    created_time: Time | None = None
+    modified_time: Time | None = None
+    first_seen_time: Time | None = None
+    last_seen_time: Time | None = None
+    src_url: str | None = None
 
 
 class Evidence(_Object, frozen=True, kw_only=True):
-    at_least_one: ClassVar[tuple[str, ...]] = ("src_endpoint", "dst_endpoint", "connection_info", "file", "process")
+    at_least_one: ClassVar[tuple[str, ...]] = (
+        "src_endpoint",
+        "dst_endpoint",
+        "connection_info",
+        "file",
+        "process",
+        "actor",
+        "api",
+        "data",
+        "email",
+        "query",
+        "url",
+        "user",
+    )
     src_endpoint: Endpoint | None = None
     dst_endpoint: Endpoint | None = None
     connection_info: ConnectionInfo | None = None
@@ -398,6 +442,9 @@ class Evidence(_Object, frozen=True, kw_only=True):
     process: Process | None = None
     user: User | None = None
     actor: Actor | None = None
+    api: Api | None = None
+    data: Any = None
+    email: Email | None = None
 
 
 class LongString(_Object, frozen=True, kw_only=True):
@@ -457,6 +504,15 @@ class Policy(_Object, frozen=True, kw_only=True):
     uid: str | None = None
 
 
+class ManagedEntity(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+    type: str | None = None
+    type_id: int | None = None
+    version: str | None = None
+
+
 class Hassh(_Object, frozen=True, kw_only=True):
     fingerprint: Fingerprint
 
@@ -497,6 +553,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     start_time: Time | None = None
     end_time: Time | None = None
     duration: int | None = None
+    count: int | None = None
     src_endpoint: Endpoint | None = None
     dst_endpoint: Endpoint | None = None
     device: Device | None = None
@@ -504,6 +561,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     user: User | None = None
     user_result: User | None = None
     group: Group | None = None
+    entity: ManagedEntity | None = None
     process: Process | None = None
     module: Module | None = None
     driver: KernelDriver | None = None
@@ -518,6 +576,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     api: Api | None = None
     cloud: Cloud | None = None
     resources: list[Resource] | None = None
+    web_resources: list[WebResource] | None = None
     policies: list[Policy] | None = None
     service: Service | None = None
     session: Session | None = None
@@ -576,6 +635,13 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     finding_info: FindingInfo | None = None
     evidences: list[Evidence] | None = None
     confidence_id: int | None = None
+    activity_name: str | None = None
+    category_name: str | None = None
+    class_name: str | None = None
+    raw_data: str | None = None
+    severity: str | None = None
+    timezone_offset: int | None = None
+    type_name: str | None = None
     observables: list[Observable] | None = None
     unmapped: dict[str, Any] | None = None
 
@@ -622,14 +688,17 @@ CLASSES: dict[str, OcsfClass] = {
     "authentication": OcsfClass(uid=3002, category_uid=3, required=("user",), at_least_one=("service", "dst_endpoint")),
     "authorize_session": OcsfClass(uid=3003, category_uid=3, required=("user", "privileges")),
     "base_event": BASE_EVENT,
+    "data_security_finding": OcsfClass(uid=2006, category_uid=2, required=("finding_info",)),
     "detection_finding": OcsfClass(uid=2004, category_uid=2, required=("finding_info",)),
     "dhcp_activity": _network(4004),
     "dns_activity": _network(4003),
     "email_activity": OcsfClass(uid=4009, category_uid=4, required=("direction_id", "email")),
+    "entity_management": OcsfClass(uid=3004, category_uid=3, required=("entity",)),
     "event_log_activity": OcsfClass(
         uid=1008, category_uid=1, at_least_one=("log_name", "log_provider", "log_type", "log_type_id")
     ),
     "file_activity": _on_host(1001, "file"),
+    "file_hosting": OcsfClass(uid=6006, category_uid=6, required=("actor", "file", "src_endpoint")),
     "ftp_activity": _network(4008),
     "group_management": OcsfClass(uid=3006, category_uid=3, required=("group",)),
     "http_activity": OcsfClass(uid=4002, category_uid=4, at_least_one=("http_request", "http_response")),
@@ -646,5 +715,7 @@ CLASSES: dict[str, OcsfClass] = {
     "script_activity": _on_host(1009, "script"),
     "smb_activity": _network(4006),
     "ssh_activity": _network(4007),
+    "user_access": OcsfClass(uid=3005, category_uid=3, required=("privileges", "user")),
+    "web_resources_activity": OcsfClass(uid=6001, category_uid=6, required=("web_resources",)),
     "windows_service_activity": _on_host(201004, "win_service"),
 }

@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from tidegate.ocsf import Observable, Product
 from tidegate.pipeline import support
-from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
+from tidegate.pipeline.conversions import CONVERSIONS
+from tidegate.pipeline.functions import KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, learn, read
 from tidegate.pipeline.rules import Condition, Reshape, Rule, Source
 from tidegate.pipeline.writer import RuleWriter, Value
@@ -40,6 +41,9 @@ _Form = int | None
 
 _USUAL = 0.08
 """A first key that begins this share of the records has a quick way of its own: order tells the shipper."""
+
+_KEY = re.compile(r'"([^"]+)"|([^."]+)')
+"""One of the keys that a native field is made of."""
 
 _FEWEST_SAMPLES = 12
 _MOST_KEYS = 96
@@ -162,6 +166,7 @@ class _SourceWriter:
             "PRODUCT": support.encoded(Product(name=source.product.name, vendor_name=source.product.vendor)),
             "RecordError": support.RecordError,
             "key_text": support.key_text,
+            "open_up": support.open_up,
             "settle_time": support.settle_time,
             "put_back": support.put_back,
             "spill": support.spill,
@@ -221,7 +226,7 @@ class _SourceWriter:
 
     def native(self, field: str) -> tuple[str, ...]:
         """The keys that lead to a native field."""
-        return tuple(field.split(".")) if self.source.nested else (field,)
+        return tuple(quoted or plain for quoted, plain in _KEY.findall(field)) if self.source.nested else (field,)
 
     def _plan(self) -> None:
         """Which rules a value of the selecting field leads to, and which rules any value does."""
@@ -316,6 +321,8 @@ class _SourceWriter:
                 tests.append(f"{value} is {'not ' if wanted.exists else ''}None")
             if wanted.starts:
                 tests.append(f"str({value}).startswith({tuple(wanted.starts)!r})")
+            if wanted.ends:
+                tests.append(f"str({value}).endswith({tuple(wanted.ends)!r})")
             return tests
         if isinstance(wanted, bool):
             return [f"{value} is {wanted}"]
@@ -343,7 +350,8 @@ class _SourceWriter:
                 f"        for name in [name for name in {inner} if name not in record]:",
                 f"            record[name] = {inner}.pop(name)",
             ]
-        return "\n".join([f"def reshape_{index}(record):", *view.prologue(), *body, *view.epilogue(), ""])
+        opened = [f"    open_up(record, {self.native(field)!r})" for field in reshape.lift]
+        return "\n".join([f"def reshape_{index}(record):", *opened, *view.prologue(), *body, *view.epilogue(), ""])
 
     def form_of(self, record: dict[str, Any]) -> _Form:
         present = [index for index, field in enumerate(self.source.select) if record.get(field) is not None]

@@ -15,7 +15,7 @@ from msgspec import Struct
 from tidegate.errors import RuleError
 from tidegate.ocsf import BASE_EVENT, CLASSES, OCSF_VERSION, PROFILES, Metadata, OcsfClass, OcsfEvent
 from tidegate.pipeline import support
-from tidegate.pipeline.functions import CONVERSIONS
+from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.native import View, identifier
 from tidegate.pipeline.rules import (
     CorrelationKey,

@@ -159,6 +159,12 @@ def _pair(name: str, key: str) -> Callable[[Any], str | None]:
     return found
 
 
+def _role(key: str) -> Callable[[Any], list[str] | None]:
+    """A function that finds the name of the role of a change, as a list."""
+    name = _pair("Role.DisplayName", key)
+    return lambda value: [found] if (found := name(value)) else None
+
+
 _KINDS = frozenset(("Application", "Device", "Group", "Policy", "Role", "ServicePrincipal", "User"))
 
 
@@ -216,9 +222,9 @@ CONVERSIONS: dict[str, Conversion] = {
     "m365_group_uid": Conversion(function=_pair("Group.ObjectID", "NewValue"), keeps=False),
     "m365_member": Conversion(function=_m365_member, keeps=False),
     "m365_old_group_name": Conversion(function=_pair("Group.DisplayName", "OldValue"), keeps=False),
-    "m365_old_role_name": Conversion(function=_pair("Role.DisplayName", "OldValue"), keeps=False),
+    "m365_old_role_names": Conversion(function=_role("OldValue"), keeps=False),
     "m365_policy": Conversion(function=_m365_policy, keeps=False),
-    "m365_role_name": Conversion(function=_pair("Role.DisplayName", "NewValue"), keeps=False),
+    "m365_role_names": Conversion(function=_role("NewValue"), keeps=False),
     "m365_target": Conversion(function=_m365_target, keeps=False),
     "m365_target_kind": Conversion(function=_m365_target_kind, keeps=False),
     "m365_user_agent": Conversion(function=_pair("UserAgent", "Value"), keeps=False),

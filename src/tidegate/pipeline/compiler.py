@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +25,7 @@ from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, l
 from tidegate.pipeline.rules import Condition, Reshape, Rule, Source
 from tidegate.pipeline.writer import RuleWriter, Value
 
-__all__ = ["Compiled", "Mapper", "Special", "Specials", "compile_source", "first_key"]
+__all__ = ["Compiled", "Known", "Mapper", "Special", "Specials", "compile_source", "first_key"]
 
 Mapper = Callable[[Any, str, int, int | None], tuple[str, Any] | tuple[None, str]]
 """(record, event id, time of reception in ms, time that the envelope gives) -> (correlation id, event).
@@ -73,6 +73,24 @@ class Specials(Struct, frozen=True, kw_only=True):
         except (msgspec.MsgspecError, RecursionError, UnicodeError):
             return False
         return True
+
+
+class Known(Protocol):
+    """A source whose records are mapped other than those of an unknown one."""
+
+    name: str
+    names: tuple[str, ...]
+    """Its name and its aliases."""
+
+    @property
+    def route(self) -> Mapper: ...
+
+    @property
+    def base(self) -> Mapper:
+        """Makes a Base Event of what `route` cannot map."""
+
+    def specialise(self, samples: list[bytes]) -> Specials | None:
+        """Quick ways for records like `samples`, where there are any."""
 
 
 class Compiled:

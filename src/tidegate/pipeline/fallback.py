@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from tidegate.errors import RecordError
 from tidegate.event import Envelope
 from tidegate.ocsf import OCSF_VERSION, Metadata, OcsfEvent, Product
-from tidegate.pipeline.compiler import Compiled, Mapper
+from tidegate.pipeline.compiler import Known, Mapper
 from tidegate.pipeline.functions import to_ms, to_text
 
 __all__ = [
@@ -87,7 +87,7 @@ def _message_of(record: dict[str, Any]) -> str | None:
     return None
 
 
-def as_record(value: Any, known: Compiled | None) -> dict[str, Any]:
+def as_record(value: Any, known: Known | None) -> dict[str, Any]:
     """The native record in a decoded value: text of a known source is JSON; an unknown source's may be anything."""
     if isinstance(value, dict):
         return value
@@ -104,7 +104,7 @@ def as_record(value: Any, known: Compiled | None) -> dict[str, Any]:
 
 
 def as_base(
-    known: Compiled | None, record: dict[str, Any], uid: str, received_ms: int, why: object, when: int | None = None
+    known: Known | None, record: dict[str, Any], uid: str, received_ms: int, why: object, when: int | None = None
 ) -> OcsfEvent:
     """The Base Event of a record that lacks what its class requires; `status_detail` says what."""
     if known is None:

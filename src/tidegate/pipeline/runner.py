@@ -19,7 +19,7 @@ from msgspec import Struct
 from tidegate.errors import ConfigError, RecordError
 from tidegate.event import DeadLetter
 from tidegate.ocsf import OcsfEvent
-from tidegate.pipeline.compiler import Compiled, Mapper, compile_source
+from tidegate.pipeline.compiler import Known, Mapper, compile_source
 from tidegate.pipeline.fallback import (
     ENVELOPE_KEYS,
     apply_envelope,
@@ -31,6 +31,7 @@ from tidegate.pipeline.fallback import (
     widen,
 )
 from tidegate.pipeline.habits import Habit
+from tidegate.pipeline.passthrough import PassThrough
 from tidegate.pipeline.rules import load_source
 from tidegate.subject import shard_of
 
@@ -87,8 +88,8 @@ class Outcome:
 class Pipeline:
     """The rules of all sources, ready to run; one Pipeline may serve any number of frames, one at a time."""
 
-    def __init__(self, sources: Iterable[Compiled], shards: int) -> None:
-        self._sources: dict[str, Compiled] = {name: source for source in sources for name in source.names}
+    def __init__(self, sources: Iterable[Known], shards: int) -> None:
+        self._sources: dict[str, Known] = {name: source for source in sources for name in source.names}
         self._habits = {source.name: Habit(source) for source in self._sources.values()}
         self._unknowns: dict[str, Mapper] = {}
         self._shards = shards
@@ -107,7 +108,8 @@ class Pipeline:
         """
         shipped = resources.files("tidegate.pipeline") / "sources"
         with resources.as_file(shipped) as folder:
-            sources = [compile_source(load_source(path), path) for path in sorted(folder.glob("*.toml"))]
+            sources: list[Known] = [compile_source(load_source(path), path) for path in sorted(folder.glob("*.toml"))]
+        sources.append(PassThrough())
         if rules_path is not None:
             if not rules_path.is_dir():
                 raise ConfigError(str(rules_path), "is not a folder with rule files")
@@ -188,7 +190,7 @@ class Pipeline:
         self,
         decode: Callable[[bytes], Any],
         raw: bytes,
-        known: Compiled | None,
+        known: Known | None,
         source: str,
         uid: str,
         received_ms: int,
@@ -208,7 +210,7 @@ class Pipeline:
     def _map(
         self,
         fresh: Callable[[], Any],
-        known: Compiled | None,
+        known: Known | None,
         source: str,
         uid: str,
         received_ms: int,

@@ -89,8 +89,6 @@ class _Object(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 class Product(_Object, frozen=True, kw_only=True):
     name: str
     vendor_name: str | None = None
-    version: str | None = None
-    uid: str | None = None
 
 
 class Metadata(_Object, frozen=True, kw_only=True):
@@ -145,7 +143,6 @@ class User(_Object, frozen=True, kw_only=True):
     credential_uid: str | None = None
     full_name: str | None = None
     uid_alt: str | None = None
-    email_addr: EmailAddress | None = None
     groups: list[Group] | None = None
 
 
@@ -277,7 +274,6 @@ class Resource(_Object, frozen=True, kw_only=True):
     uid: str | None = None
     type: str | None = None
     namespace: str | None = None
-    version: str | None = None
 
 
 class WebResource(_Object, frozen=True, kw_only=True):
@@ -390,7 +386,6 @@ class Email(_Object, frozen=True, kw_only=True):
     reply_to: EmailAddress | None = None
     size: int | None = None
     uid: str | None = None
-    cc: list[EmailAddress] | None = None
 
 
 class Analytic(_Object, frozen=True, kw_only=True):
@@ -510,7 +505,6 @@ class ManagedEntity(_Object, frozen=True, kw_only=True):
     uid: str | None = None
     type: str | None = None
     type_id: int | None = None
-    version: str | None = None
 
 
 class Hassh(_Object, frozen=True, kw_only=True):
@@ -635,13 +629,6 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     finding_info: FindingInfo | None = None
     evidences: list[Evidence] | None = None
     confidence_id: int | None = None
-    activity_name: str | None = None
-    category_name: str | None = None
-    class_name: str | None = None
-    raw_data: str | None = None
-    severity: str | None = None
-    timezone_offset: int | None = None
-    type_name: str | None = None
     observables: list[Observable] | None = None
     unmapped: dict[str, Any] | None = None
 

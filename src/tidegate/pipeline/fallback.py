@@ -5,6 +5,7 @@ Invariant: content without a place in OCSF is kept in `unmapped`; what the envel
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -114,8 +115,26 @@ def as_base(
 
 
 def widen(event: Any) -> OcsfEvent:
-    """The full record of an event that a rule has made with its own attributes only."""
+    """The full record of an event that a rule has made with its own attributes only, or that has come as it is."""
+    if isinstance(event, dict):
+        event = _whole(OcsfEvent, {**event, "metadata": _whole(Metadata, event["metadata"])})
+    if isinstance(event, OcsfEvent):
+        return event
     return OcsfEvent(**{name: getattr(event, name) for name in event.__struct_fields__})
+
+
+def _whole(kind: Any, attributes: dict[str, Any]) -> Any:
+    """A `kind` with `attributes`, of which it need not know all."""
+    further = tuple(sorted(attributes.keys() - set(kind.__struct_fields__)))
+    return (_wider(kind, further) if further else kind)(**attributes)
+
+
+@lru_cache(maxsize=1024)
+def _wider(kind: Any, further: tuple[str, ...]) -> Any:
+    fields = [(name, Any, None) for name in further]
+    return msgspec.defstruct(
+        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True, omit_defaults=True, gc=False
+    )
 
 
 def open_envelope(record: dict[str, Any]) -> Envelope:
@@ -141,8 +160,9 @@ def apply_envelope(event: OcsfEvent, envelope: Envelope) -> OcsfEvent:
 
     Its event type becomes `metadata.event_code` and its timestamp `metadata.original_time`, where these are free.
     """
-    given = event.metadata
-    metadata = Metadata(**{name: getattr(given, name) for name in given.__struct_fields__})
+    given: Any = event.metadata
+    whole = isinstance(given, Metadata)
+    metadata = given if whole else Metadata(**{name: getattr(given, name) for name in given.__struct_fields__})
     uid = envelope.event_id or metadata.uid
     correlation = envelope.correlation_id
     if not correlation:

@@ -646,7 +646,7 @@ RECORDS: dict[str, dict[str, Record]] = {
             "time": 1_772_000_000_456,
             "finding_info": {"uid": "f-1", "title": "Old library"},
             "vulnerabilities": [{"cve": {"uid": "CVE-2026-0001"}}],
-            "resources": [{"uid": "r-1", "criticality": "high"}, {"hostname": "no name"}],
+            "resources": [{"uid": "r-1", "criticality": "high", "colour": "red"}, {"name": "r-2"}],
         },
     },
 }

@@ -185,13 +185,41 @@ _KEYS = st.sampled_from(
         "source",
         "metadata",
         "Hashes",
+        "type",
+        "detail",
+        "logName",
+        "protoPayload",
+        "verb",
+        "category",
+        "operationName",
+        "RecordType",
+        "Operation",
+        "AuditData",
+        "class_uid",
+        "time",
     ]
 )
 _VALUES = _JSON | st.sampled_from(
-    ["dns", "alert", "flow", "conn", "notice", 1, 3, "4624", 4624, 10, 0.5, "2025-01-01T00:00:00Z", "ConsoleLogin", "-"]
+    [
+        "dns",
+        "alert",
+        "flow",
+        "conn",
+        "notice",
+        1,
+        3,
+        "4624",
+        4624,
+        10,
+        0.5,
+        "2025-01-01T00:00:00Z",
+        "ConsoleLogin",
+        "-",
+        15,
+    ]
 )
 _RECORD = st.dictionaries(_KEYS, _VALUES, max_size=10)
-_SOURCES = st.sampled_from(["suricata", "zeek", "aws_cloudtrail", "windows", "acme"])
+_SOURCES = st.sampled_from([*Pipeline.load(SHARDS).sources, "acme"])
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from hypothesis import strategies as st
 
 from tests.conftest import SHARED_DATA
 from tidegate.event import DeadLetter
 from tidegate.pipeline.runner import Codec, Outcome, Pipeline, RawFrame
 
-__all__ = ["FILES", "FOLDER", "RECEIVED_MS", "SHARDS", "lost", "one", "records_of", "run"]
+__all__ = ["FILES", "FOLDER", "ODD", "RECEIVED_MS", "SHARDS", "distort", "lost", "one", "records_of", "run"]
 
 FOLDER = SHARED_DATA
 FILES = {
@@ -23,6 +24,10 @@ FILES = {
     "azure_activity": "azure_activity.*.jsonl",
     "gcp_audit": "gcp_http_lb.*.jsonl",
 }
+ODD = st.sampled_from(
+    [None, True, 0, -1, 2**70, 0.5, "", "-", "1", "x", "{", "10.0.0.1", [], ["x"], [{}], {}, {"a": 1}]
+)
+"""Values that a source does not expect."""
 RECEIVED_MS = 1_750_000_000_000
 SHARDS = 4
 
@@ -80,3 +85,14 @@ def _kept(leaf: str, there: set[str]) -> bool:
         return True
     domain, slash, name = leaf.rpartition("\\")
     return bool(slash) and domain in there and name in there
+
+
+def distort(record: dict[str, Any], path: list[int], odd: Any) -> None:
+    """Puts `odd` in the place of some value of `record`, at whatever depth `path` leads to."""
+    here = record
+    while here:
+        key = list(here)[(path.pop() if path else 0) % len(here)]
+        if not path or not isinstance(here[key], dict) or not here[key]:
+            here[key] = odd
+            return
+        here = here[key]

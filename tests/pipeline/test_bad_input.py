@@ -29,6 +29,9 @@ DNS: dict[str, Any] = {
 }
 
 
+_ALL_SOURCES = Pipeline.load(SHARDS).sources
+
+
 def _nested(depth: int) -> bytes:
     return msgspec.json.encode(DNS)[:-1] + b',"deep":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
 
@@ -80,6 +83,17 @@ def test_a_malformed_record_is_a_dead_letter_and_its_neighbours_are_events(
     (letter,) = dead
     assert (letter.stage, letter.rule, letter.original, letter.origin) == (stage, rule, raw, "INGEST/7#1")
     assert letter.error
+
+
+@pytest.mark.parametrize("source", _ALL_SOURCES)
+def test_every_source_survives_what_is_no_record_of_it(pipeline: Pipeline, source: str) -> None:
+    good = b'{"something": "else"}'
+    bad = [b"", b"{", b"\xff\xfe", b"[1, 2]", b"null", b'"text"', b'{"a": NaN}', b'{"a": ' * 9_000]
+    events, dead = run(pipeline, source, [raw for each in bad for raw in (each, good)])
+    assert [letter.original for letter in sorted(dead, key=lambda each: int(each.origin.partition("#")[2]))] == bad
+    assert all(letter.error for letter in dead)
+    assert [event["class_uid"] for event in events] == [0] * len(bad)
+    assert not [problem for problem in map(problem_of, events) if problem]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +233,7 @@ _VALUES = _JSON | st.sampled_from(
     ]
 )
 _RECORD = st.dictionaries(_KEYS, _VALUES, max_size=10)
-_SOURCES = st.sampled_from([*Pipeline.load(SHARDS).sources, "acme"])
+_SOURCES = st.sampled_from([*_ALL_SOURCES, "acme"])
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

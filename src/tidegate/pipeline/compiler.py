@@ -22,7 +22,7 @@ from tidegate.pipeline import support
 from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.functions import KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, learn, read
-from tidegate.pipeline.rules import Condition, Reshape, Rule, Source
+from tidegate.pipeline.rules import Condition, Reshape, Rule, Source, fields_of
 from tidegate.pipeline.writer import RuleWriter, Value
 
 __all__ = ["Compiled", "Known", "Mapper", "Special", "Specials", "compile_source", "first_key"]
@@ -210,7 +210,7 @@ class _SourceWriter:
         What is built is a Struct with no more than these attributes, by position: a quarter of the time that the full
         one takes to build and to encode, as it has no hundred absent attributes to pass over.
         """
-        python = {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
+        python = {field.encode_name: field.name for field in fields_of(struct)}
         order = list(python)
         names = sorted(values, key=lambda name: (not values[name].always, order.index(name)))
         key = (struct, tuple(names), tuple(values[name].always for name in names))
@@ -234,7 +234,7 @@ class _SourceWriter:
         varying = [name for name, value in values.items() if not value.constant]
         if not getattr(struct, "few", False) or len(varying) != 1 or not values[varying[0]].text:
             return None
-        python = {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
+        python = {field.encode_name: field.name for field in fields_of(struct)}
         constants = {python[name]: literal_eval(each.expression) for name, each in values.items() if each.constant}
         only = python[varying[0]]
         name = f"KEPT_{struct.__name__}_{only}_{'_'.join(identifier(str(each)) for each in constants.values())}"

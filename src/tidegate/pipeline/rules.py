@@ -28,6 +28,7 @@ __all__ = [
     "Rule",
     "Source",
     "attribute_at",
+    "fields_of",
     "load_source",
 ]
 
@@ -269,11 +270,15 @@ def shape_of(hint: Any) -> tuple[type[Struct] | None, bool, dict[str, Any]]:
     return None, many, {"kind": {int: "int", bool: "bool", str: "text"}.get(hint, "any"), **marks}
 
 
+# Kept, as msgspec evaluates all annotations anew at each call.
+fields_of = cache(msgspec.structs.fields)
+
+
 @cache
 def hints_of(struct: type[Struct]) -> dict[str, Any]:
     """The annotations of `struct` by encoded name."""
     hints = get_type_hints(struct, include_extras=True)
-    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
+    return {field.encode_name: hints[field.name] for field in fields_of(struct)}
 
 
 @cache

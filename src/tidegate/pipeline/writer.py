@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
 from msgspec import Struct
 
 from tidegate.errors import RuleError
@@ -24,6 +23,7 @@ from tidegate.pipeline.rules import (
     Rule,
     Source,
     attribute_at,
+    fields_of,
     hints_of,
     shape_of,
     split,
@@ -375,7 +375,7 @@ class RuleWriter:
                     seen.append((path, values[name], observable))
             else:
                 values[name] = self._write_inner(hints[name], path, below)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+        fields = {field.encode_name: field for field in fields_of(struct)}
         required = [name for name, field in fields.items() if field.required]
         for name in required:
             if name not in values:

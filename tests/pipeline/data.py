@@ -24,7 +24,7 @@ FILES = {
     "azure_activity": "azure_activity.*.jsonl",
     "gcp_audit": "gcp_http_lb.*.jsonl",
 }
-ODD = st.sampled_from(
+ODD: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 2**70, 0.5, "", "-", "1", "x", "{", "10.0.0.1", [], ["x"], [{}], {}, {"a": 1}]
 )
 """Values that a source does not expect."""

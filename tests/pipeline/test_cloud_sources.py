@@ -120,7 +120,7 @@ EXPECTED: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
                 "resources": [
                     {"name": "projects/acme-prod/zones/europe-west1-b/instances/web-1", "type": "gce_instance"}
                 ],
-                "metadata.correlation_uid": "user:ada@example.com",
+                "metadata.correlation_uid": "ada@example.com",
                 "metadata.logged_time": 1_772_445_601_500,
             },
         ),
@@ -155,7 +155,7 @@ EXPECTED: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "redacted": (
             "api_activity",
             {
-                "actor": {"app_name": "Unknown"},
+                "actor": {"app_uid": "Unknown"},
                 "src_endpoint": {"svc_name": "gce-internal-ip"},
                 "metadata.correlation_uid": "acme-prod:gce-internal-ip",
             },
@@ -212,7 +212,7 @@ EXPECTED: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
                 "api.request.data.roleRef.name": "cluster-admin",
             },
         ),
-        "anonymous": ("api_activity", {"actor.user.name": "system:anonymous", "src_endpoint": {"ip": "::1"}}),
+        "anonymous": ("api_activity", {"actor.user.name": "Unknown", "src_endpoint": {"ip": "::1"}, "status_id": 2}),
     },
     "azure_activity": {
         "write": (

@@ -53,6 +53,11 @@ def _host_port(value: Any) -> int | None:
     return found[1] if found else None
 
 
+def _not_host(value: Any) -> str | None:
+    """Text that is no address, with a port or without."""
+    return value if value.__class__ is str and value and _split_host(value) is None else None
+
+
 def _client_ip(value: Any) -> str | None:
     """The first of a list of addresses; those after it are of proxies."""
     return value[0] if value.__class__ is list and value and all(is_ip(each) for each in value) else None
@@ -229,6 +234,7 @@ CONVERSIONS: dict[str, Conversion] = {
     "m365_target_kind": Conversion(function=_m365_target_kind, keeps=False),
     "m365_user_agent": Conversion(function=_pair("UserAgent", "Value"), keeps=False),
     "method_verb": Conversion(function=_method_verb, keeps=False, memo=True),
+    "not_host": Conversion(function=_not_host),
     "provider": Conversion(function=_provider, keeps=False, memo=True),
     "proxy_ips": Conversion(function=_proxy_ips),
 }

@@ -141,7 +141,7 @@ def _kubernetes(verb: str, ref: Record, code: int = 200, **more: Any) -> Record:
             "username": "system:serviceaccount:shop:deployer",
             "uid": "5d2f",
             "groups": ["system:serviceaccounts", "system:authenticated"],
-            "extra": {"authentication.kubernetes.io/pod-name": ["ci-1"]},
+            "extra": {"authentication.kubernetes.io/pod-name": ["ci-1"], "accessKeyId": ["ASIAEXAMPLE"]},
         },
         "sourceIPs": ["198.51.100.4", "10.0.0.2"],
         "userAgent": "kubectl/v1.31.0",

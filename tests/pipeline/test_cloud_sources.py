@@ -185,6 +185,7 @@ EXPECTED: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
                     "name": "system:serviceaccount:shop:deployer",
                     "uid": "5d2f",
                     "type_id": 4,
+                    "credential_uid": "ASIAEXAMPLE",
                     "groups": [{"name": "system:serviceaccounts"}, {"name": "system:authenticated"}],
                 },
                 "src_endpoint": {"ip": "198.51.100.4", "intermediate_ips": ["10.0.0.2"]},

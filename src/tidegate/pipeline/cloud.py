@@ -106,6 +106,11 @@ def _azure_subscription(value: Any) -> str | None:
     return found[1].lower() if found else None
 
 
+def _only_text(value: Any) -> str | None:
+    """The text in a list of one."""
+    return value[0] if value.__class__ is list and len(value) == 1 and value[0].__class__ is str else None
+
+
 def _group_names(value: Any) -> list[Group] | None:
     """A list of names of groups."""
     if value.__class__ is not list or not value or any(each.__class__ is not str for each in value):
@@ -235,6 +240,7 @@ CONVERSIONS: dict[str, Conversion] = {
     "m365_user_agent": Conversion(function=_pair("UserAgent", "Value"), keeps=False),
     "method_verb": Conversion(function=_method_verb, keeps=False, memo=True),
     "not_host": Conversion(function=_not_host),
+    "only_text": Conversion(function=_only_text),
     "provider": Conversion(function=_provider, keeps=False, memo=True),
     "proxy_ips": Conversion(function=_proxy_ips),
 }

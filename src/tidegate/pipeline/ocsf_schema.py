@@ -82,8 +82,8 @@ def shapes() -> dict[int, Shape]:
 def check(shape: Shape, value: dict[str, Any], path: str = "") -> dict[str, Any]:
     """Takes out of `value`, at any depth, what `shape` does not have, and returns it, each under the objects it was in.
 
-    Nulls are dropped. Raises ValueError, which names the attribute, where one has another type or a required one is
-    missing.
+    Nulls are dropped, and so are objects that have nothing else. Raises ValueError, which names the attribute, where one
+    has another type or a required one is missing.
     """
     rest: dict[str, Any] = {}
     attributes = shape.attributes
@@ -99,10 +99,18 @@ def check(shape: Shape, value: dict[str, Any], path: str = "") -> dict[str, Any]
             left = [_check_one(attribute, each, path, name) for each in here]
             if any(left):
                 rest[name] = left
+            if {} in here:
+                value[name] = [each for each in here if each != {}]
+                if not value[name]:
+                    del value[name]
         elif attribute.shape is not None or (attribute.types and here.__class__ not in attribute.types):
             found = _check_one(attribute, here, path, name)
             if found:
                 rest[name] = found
+            if not here:
+                del value[name]
+    if path and not value:
+        return rest
     for name in shape.required:
         if name not in value:
             raise ValueError(f"{path}{name} is required")

@@ -2,11 +2,11 @@
 
 Invariant: of a valid record nothing changes but what Tidegate needs in `metadata` (an id, a correlation id, the source,
 each only where the record has none) and that attributes which OCSF does not have move to `unmapped`, each under the
-objects that it was in; nulls are dropped.
+objects that it was in; nulls, and objects of nothing else, are dropped.
 
 Valid is a record that `ocsf_schema` finds to be so, and whose numbers (class, category, type, activity) agree. Its own
 `metadata.version` stays; it is held against OCSF 1.8.0 whatever it is. A record that is not valid becomes a Base Event
-that keeps it and says why; one without a time is a dead letter. Observables are not added.
+that keeps it and says why; one without any time is a dead letter. Observables are not added.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from tidegate.errors import RecordError
 from tidegate.pipeline.compiler import Specials
 from tidegate.pipeline.fallback import unknown_source
-from tidegate.pipeline.functions import LAST_MS, to_text
+from tidegate.pipeline.functions import LAST_MS, to_ms, to_text
 from tidegate.pipeline.ocsf_schema import check, shapes
 from tidegate.pipeline.support import key_text
 
@@ -49,7 +49,9 @@ class PassThrough:
                 metadata["original_time"] = to_text(time)
             time = record["time"] = when
         if time.__class__ is not int or not 0 <= time <= LAST_MS:
-            raise RecordError("normalise", "ocsf.time", f"{str(time)[:100]!r} is not a time in ms since 1970")
+            if to_ms(time) is not None:
+                return None, "ocsf: time must be a whole number of milliseconds since 1970"
+            raise RecordError("normalise", "ocsf.time", f"{str(time)[:100]!r} is not a time")
         metadata["uid"] = uid = key_text(metadata.get("uid") or uid, "ocsf.id")
         metadata["correlation_uid"] = correlation = key_text(metadata.get("correlation_uid") or uid, "ocsf.correlation")
         metadata["log_source"] = metadata.get("log_source") or self.name

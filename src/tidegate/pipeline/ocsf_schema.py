@@ -82,8 +82,8 @@ def shapes() -> dict[int, Shape]:
 def check(shape: Shape, value: dict[str, Any], path: str = "") -> dict[str, Any]:
     """Takes out of `value`, at any depth, what `shape` does not have, and returns it, each under the objects it was in.
 
-    Nulls are dropped, and so are objects that have nothing else. Raises ValueError, which names the attribute, where one
-    has another type or a required one is missing.
+    Nulls are dropped, and so are objects that have nothing else. Raises ValueError, which names the attribute,
+    where one has another type or a required one is missing.
     """
     rest: dict[str, Any] = {}
     attributes = shape.attributes

@@ -172,6 +172,7 @@ class User(_Object, frozen=True, kw_only=True):
     credential_uid: str | None = None
     full_name: str | None = None
     uid_alt: str | None = None
+    groups: list[Group] | None = None
 
 
 class Location(_Object, frozen=True, kw_only=True):
@@ -223,6 +224,7 @@ class Endpoint(_Object, frozen=True, kw_only=True):
     autonomous_system: AutonomousSystem | None = None
     isp: str | None = None
     type: str | None = None
+    intermediate_ips: list[Ip] | None = None
 
 
 class Device(_Object, frozen=True, kw_only=True):
@@ -243,6 +245,8 @@ class File(_Object, frozen=True, kw_only=True):
     name: str
     type_id: int
     path: str | None = None
+    ext: str | None = None
+    url: Url | None = None
     parent_folder: str | None = None
     size: int | None = None
     mime_type: str | None = None
@@ -322,12 +326,16 @@ class Api(_Object, frozen=True, kw_only=True):
     version: str | None = None
     request: ApiRequest | None = None
     response: ApiResponse | None = None
+    group: Group | None = None
 
 
 class Cloud(_Object, frozen=True, kw_only=True):
     provider: str
     region: str | None = None
+    zone: str | None = None
     account: Account | None = None
+    project_uid: str | None = None
+    cloud_partition: str | None = None
 
 
 class Resource(_Object, frozen=True, kw_only=True):
@@ -335,6 +343,7 @@ class Resource(_Object, frozen=True, kw_only=True):
     name: str | None = None
     uid: str | None = None
     type: str | None = None
+    namespace: str | None = None
 
 
 class WebResource(_Object, frozen=True, kw_only=True):
@@ -446,6 +455,7 @@ class Email(_Object, frozen=True, kw_only=True):
     from_mailbox: str | None = None
     reply_to: EmailAddress | None = None
     size: int | None = None
+    uid: str | None = None
 
 
 class Analytic(_Object, frozen=True, kw_only=True):
@@ -485,10 +495,27 @@ class FindingInfo(_Object, frozen=True, kw_only=True):
     analytic: Analytic | None = None
     src_url: str | None = None
     attacks: list[Attack] | None = None
+    created_time: Time | None = None
+    modified_time: Time | None = None
+    first_seen_time: Time | None = None
+    last_seen_time: Time | None = None
 
 
 class Evidence(_Object, frozen=True, kw_only=True):
-    at_least_one: ClassVar[tuple[str, ...]] = ("src_endpoint", "dst_endpoint", "connection_info", "file", "process")
+    at_least_one: ClassVar[tuple[str, ...]] = (
+        "src_endpoint",
+        "dst_endpoint",
+        "connection_info",
+        "file",
+        "process",
+        "actor",
+        "api",
+        "data",
+        "email",
+        "query",
+        "url",
+        "user",
+    )
     src_endpoint: Endpoint | None = None
     dst_endpoint: Endpoint | None = None
     connection_info: ConnectionInfo | None = None
@@ -501,6 +528,9 @@ class Evidence(_Object, frozen=True, kw_only=True):
     process: Process | None = None
     user: User | None = None
     actor: Actor | None = None
+    api: Api | None = None
+    data: Any = None
+    email: Email | None = None
 
 
 class LongString(_Object, frozen=True, kw_only=True):
@@ -616,6 +646,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     start_time: Time | None = None
     end_time: Time | None = None
     duration: int | None = None
+    count: int | None = None
     src_endpoint: Endpoint | None = None
     dst_endpoint: Endpoint | None = None
     device: Device | None = None
@@ -754,6 +785,7 @@ CLASSES: dict[str, OcsfClass] = {
     "authentication": OcsfClass(uid=3002, category_uid=3, required=("user",), at_least_one=("service", "dst_endpoint")),
     "authorize_session": OcsfClass(uid=3003, category_uid=3, required=("user", "privileges")),
     "base_event": BASE_EVENT,
+    "data_security_finding": OcsfClass(uid=2006, category_uid=2, required=("finding_info",)),
     "detection_finding": OcsfClass(uid=2004, category_uid=2, required=("finding_info",)),
     "dhcp_activity": _network(4004),
     "dns_activity": _network(4003),
@@ -763,6 +795,7 @@ CLASSES: dict[str, OcsfClass] = {
         uid=1008, category_uid=1, at_least_one=("log_name", "log_provider", "log_type", "log_type_id")
     ),
     "file_activity": _on_host(1001, "file"),
+    "file_hosting": OcsfClass(uid=6006, category_uid=6, required=("actor", "file", "src_endpoint")),
     "ftp_activity": _network(4008),
     "group_management": OcsfClass(uid=3006, category_uid=3, required=("group",)),
     "http_activity": OcsfClass(uid=4002, category_uid=4, at_least_one=("http_request", "http_response")),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -140,6 +142,45 @@ def test_a_correlation_key_with_a_conversion_passes_over_what_that_cannot_take(t
     pipeline = _load(tmp_path, rules)
     assert one(pipeline, "door", {**PASS, "card": "{AB-1}"})["metadata"]["correlation_uid"] == "ab-1"
     assert one(pipeline, "door", {**PASS, "card": {"no": 1}})["metadata"]["correlation_uid"] == "north"
+
+
+def test_a_key_in_quotes_may_have_dots(tmp_path: Path) -> None:
+    rules = GOOD.replace('"src_endpoint.ip" = "reader.ip"', """"src_endpoint.ip" = 'labels."door.io/ip".v4'""")
+    labels = {"door.io/ip": {"v4": "10.0.0.8", "v6": "::1"}}
+    event = one(_load(tmp_path, rules), "door", {**PASS, "labels": labels})
+    assert event["src_endpoint"] == {"ip": "10.0.0.8"}
+    assert event["unmapped"]["labels"] == {"door.io/ip": {"v6": "::1"}}
+
+
+def test_a_condition_may_ask_how_a_field_ends(tmp_path: Path) -> None:
+    pipeline = _load(tmp_path, GOOD.replace("{ exists = true }", '{ ends = ["Ada", "Lovelace"] }'))
+    assert one(pipeline, "door", PASS)["class_uid"] == 3002
+    assert one(pipeline, "door", {**PASS, "person": {"name": "Ada B"}})["class_uid"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "opened"),
+    [
+        ({"box": PASS}, True),
+        ({"box": [PASS]}, True),
+        ({"box": json.dumps(PASS)}, True),
+        ({"box": [json.dumps(PASS)]}, True),
+        ({"box": [PASS, PASS]}, False),
+        ({"box": "{not JSON"}, False),
+        ({"box": "[1]"}, False),
+        ({"box": 5}, False),
+    ],
+)
+def test_an_object_is_lifted_out_of_a_list_of_one_and_out_of_text(
+    tmp_path: Path, wrapped: dict[str, Any], opened: bool
+) -> None:
+    rules = GOOD.replace("[lookups.activity]", '[[reshape]]\nwhen = "box"\nlift = ["box"]\n\n[lookups.activity]')
+    pipeline = _load(tmp_path, rules)
+    event = one(pipeline, "door", wrapped)
+    if opened:
+        assert event == one(pipeline, "door", PASS)
+    else:
+        assert (event["class_uid"], event["unmapped"]) == (0, wrapped)
 
 
 def test_a_source_in_the_folder_wins_over_the_shipped_one(tmp_path: Path) -> None:

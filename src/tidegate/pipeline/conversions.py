@@ -5,8 +5,8 @@ Invariant: no two conversions have the same name.
 
 from __future__ import annotations
 
-from tidegate.pipeline import elements, functions
+from tidegate.pipeline import cloud, elements, functions
 
 __all__ = ["CONVERSIONS"]
 
-CONVERSIONS = functions.CONVERSIONS | elements.CONVERSIONS
+CONVERSIONS = functions.CONVERSIONS | elements.CONVERSIONS | cloud.CONVERSIONS

@@ -72,6 +72,7 @@ class Condition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     exists: bool | None = None
     starts: list[str] = []
+    ends: list[str] = []
 
 
 class CorrelationKey(
@@ -96,7 +97,10 @@ class Reshape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     move: dict[str, str] = {}
     """Native field -> top-level field."""
     lift: list[str] = []
-    """Objects whose members move to the top level, unless their name is taken."""
+    """Objects whose members move to the top level, unless their name is taken.
+
+    A list of one object, and the JSON text of an object, count as that object.
+    """
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"class_": "class"}):
@@ -151,7 +155,8 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     select: list[str]
     """The field (the first present of these) whose value picks the rules."""
     nested: bool = True
-    """Whether a dot in a native field leads into an object; otherwise it is part of the name."""
+    """Whether a dot in a native field leads into an object, but for what is in double quotes (`labels."k8s.io/kind"`);
+    otherwise it is part of the name."""
     absent: list[str] = []
     """Texts that stand for no value."""
     time: Time

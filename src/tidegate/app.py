@@ -134,6 +134,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     """The kinds of entities that the process `entities` hosts. Raises ConfigError for a window that makes no sense."""
     from tidegate.entities.alert import Alerts
     from tidegate.entities.correlation import Correlations
+    from tidegate.entities.subscription import Subscriptions
     from tidegate.entities.window import WindowDefinition, Windows
 
     windows = []
@@ -142,7 +143,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
             windows.append(msgspec.convert(one, WindowDefinition))
         except msgspec.ValidationError as error:
             raise ConfigError(f"windows[{number}]", str(error)) from error
-    return [Correlations(), Alerts(), Windows(windows)]
+    return [Correlations(), Alerts(), Windows(windows), Subscriptions()]
 
 
 def entity_inputs(
@@ -197,6 +198,8 @@ class Process:
         with contextlib.suppress(BusError, BusUnavailableError):
             if self.name == "event-streaming":
                 sections["streams"] = [await self._stream_row(self.bus, name) for name in self.declared.streams]
+            if self.name == "entities":
+                sections |= await self._subscription_rows(Log(self.bus, self.declared.shards))
             if self.name == "storage-manager":
                 sections["read models"] = await self._position_rows(Log(self.bus, self.declared.shards))
         return sections
@@ -211,6 +214,13 @@ class Process:
             "last": state.last_sequence,
             "created": state.created[:19],
         }
+
+    async def _subscription_rows(self, log: Log) -> dict[str, Rows]:
+        from tidegate.subscriptions.manager import SubscriptionManager
+
+        assert self.bus is not None
+        rows = await SubscriptionManager(self.bus, log, timeout_seconds=2.0).rows()
+        return {"subscriptions": rows} if rows else {}
 
     async def _position_rows(self, log: Log) -> Rows:
         ends = await log.last_event_sequences()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tidegate.telemetry.emission import Event, emit
 from tidegate.telemetry.events import (
+    BatchFailed,
+    BatchProcessed,
     BusConnected,
     BusDisconnected,
     BusReconnected,
@@ -30,6 +32,7 @@ from tidegate.telemetry.events import (
     QueryServed,
     SnapshotIgnored,
     SnapshotStored,
+    SubscriptionWaiting,
     TierRecovered,
     TierUnavailable,
 )
@@ -38,6 +41,8 @@ from tidegate.telemetry.process import Telemetry, setup
 from tidegate.telemetry.spans import Span, inject, span
 
 __all__ = [
+    "BatchFailed",
+    "BatchProcessed",
     "BusConnected",
     "BusDisconnected",
     "BusReconnected",
@@ -66,6 +71,7 @@ __all__ = [
     "SnapshotIgnored",
     "SnapshotStored",
     "Span",
+    "SubscriptionWaiting",
     "Telemetry",
     "TierRecovered",
     "TierUnavailable",

@@ -1,0 +1,152 @@
+"""A durable consumer that several clients pull from at once, each message going to one of them.
+
+Invariant: a message is somebody's until it is acknowledged, given back, or not confirmed to be in hand for the
+consumer's `ack_wait`; then the server delivers it again, to whoever asks. Nothing is promised about order.
+
+Seen on nats-server 2.15.1: a `no_wait` request ends with 404, also after messages, unless it was filled; a progress
+note (`+WPI`) is answered like an acknowledgement; an acknowledgement counts whichever delivery it is of; one for a
+consumer that was deleted is answered with 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from tidegate.bus import Bus
+from tidegate.errors import BusUnavailableError
+
+__all__ = ["Shared", "SharedConsumer"]
+
+_SILENCE_SECONDS = 5.0
+
+
+class Shared:
+    """A message in hand."""
+
+    __slots__ = ("deliveries", "heard", "message", "sequence", "stream", "time_ms")
+
+    def __init__(self, message: Msg) -> None:
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time ns>.<pending>, or with
+        # <domain>.<account> before the stream: counted from the right.
+        stream, _, deliveries, sequence, _, stored_ns, _ = message.reply.split(".")[-7:]
+        self.message = message
+        self.stream = stream
+        self.sequence = int(sequence)
+        self.deliveries = int(deliveries)
+        self.time_ms = int(stored_ns) // 1_000_000
+        self.heard = time.monotonic()
+        """When the server was last known to take it for ours."""
+
+
+class SharedConsumer:
+    """One client's way to a durable consumer that is there already. `wake` ends waiting in `fetch`."""
+
+    def __init__(self, bus: Bus, stream: str, durable: str, wake: asyncio.Event) -> None:
+        self._bus = bus
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._wake = wake
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._arrived: deque[Shared] = deque()
+        self._ended = ""
+        """The status that ended the last request."""
+        self._news = asyncio.Event()
+        self._requests = 0
+
+    async def fetch(self, limit: int, max_bytes: int, wait_seconds: float) -> list[Shared]:
+        """What is there, `limit` messages or `max_bytes` about; nothing after `wait_seconds`, or when `wake` is set.
+
+        Raises BusUnavailableError when the consumer is gone, or the server is.
+        """
+        if not self._arrived:
+            await self._pull({"batch": limit, "no_wait": True, "max_bytes": max_bytes}, _SILENCE_SECONDS)
+            if not self._arrived and self._ended == "409":
+                # One that is larger than all we asked for.
+                await self._pull({"batch": 1, "no_wait": True}, _SILENCE_SECONDS)
+            if not self._arrived and not self._wake.is_set():
+                await self._pull({"batch": 1, "expires": int(wait_seconds * 1e9)}, wait_seconds, patient=True)
+        found = list(self._arrived)
+        self._arrived.clear()
+        return found
+
+    async def _pull(self, body: dict[str, object], seconds: float, *, patient: bool = False) -> None:
+        """Until the request has ended, or, of a patient one, something has come or `wake` is set."""
+        if self._subscription is None:
+            inbox = self._bus.new_inbox()
+            self._subscription = await self._bus.subscribe(f"{inbox}.*", self._take)
+            self._inbox = inbox
+        self._requests += 1
+        self._ended = ""
+        before = len(self._arrived)
+        limit = body["batch"]
+        assert isinstance(limit, int)
+        deadline = time.monotonic() + seconds + (_SILENCE_SECONDS if patient else 0.0)
+        await self._bus.send(self._next, msgspec.json.encode(body), f"{self._inbox}.{self._requests}")
+        while not self._ended and len(self._arrived) - before < limit:
+            if patient and self._wake.is_set():
+                return
+            self._news.clear()
+            waits = [asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._wake.wait())]
+            try:
+                left = deadline - time.monotonic()
+                await asyncio.wait(waits[: 1 + patient], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in waits:
+                    one.cancel()
+            if time.monotonic() >= deadline:
+                # After a reconnect a subscription may look healthy and hear nothing: the next pull makes a new one.
+                await self.aclose()
+                raise BusUnavailableError(f"{self._next}: the server has gone silent")
+        if self._ended not in ("", "404", "408", "409"):
+            raise BusUnavailableError(f"{self._next}: {self._ended}")
+
+    async def _take(self, message: Msg) -> None:
+        if message.reply.startswith("$JS.ACK."):
+            self._arrived.append(Shared(message))
+            self._news.set()
+            return
+        # Statuses of requests that nobody waits for any more are passed over.
+        if message.subject == f"{self._inbox}.{self._requests}":
+            headers = message.headers or {}
+            status, description = headers.get("Status", ""), headers.get("Description", "")
+            size = status == "409" and ("MaxBytes" in description or description == "Batch Completed")
+            if status != "100":
+                self._ended = status if size or status in ("404", "408") else f"{status} {description.strip()}"
+                self._news.set()
+
+    async def acknowledge(self, messages: Sequence[Shared], word: bytes = b"+ACK") -> None:
+        """Tell the server that they are done; returns once it has heard of all. Raises BusUnavailableError.
+
+        With `+WPI`: that they are still being worked on.
+        """
+        # Messages of one connection are taken in order: the answer to the last one is for all of them.
+        for one in messages[:-1]:
+            await self._bus.send(one.message.reply, word)
+        if messages:
+            await self._bus.request(messages[-1].message.reply, word)
+        now = time.monotonic()
+        for one in messages:
+            one.heard = now
+
+    async def give_back(self, messages: Sequence[Shared]) -> None:
+        """Ask for nothing more, and have these and what has arrived meanwhile delivered again, at once."""
+        # The server drops a waiting request when nobody listens for what it brings.
+        await self.aclose()
+        for one in [*messages, *self._arrived]:
+            with contextlib.suppress(BusUnavailableError):
+                await self._bus.send(one.message.reply, b"-NAK")
+        self._arrived.clear()
+
+    async def aclose(self) -> None:
+        """Listen no more, until the next `fetch`."""
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            await self._bus.unsubscribe(subscription)

@@ -11,7 +11,7 @@ from tidegate import Batch, subscribe_to_stream
 
 
 async def main(url: str, name: str, path: str) -> None:
-    with Path(path).open("a", encoding="utf-8", buffering=1) as file:
+    with Path(path).open("a", encoding="utf-8", buffering=1) as file:  # noqa: ASYNC230
 
         async def handle(batch: Batch) -> None:
             file.write("\n".join([*ids_of(batch), ""]))

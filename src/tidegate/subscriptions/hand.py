@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,12 @@ from tidegate import frame
 from tidegate.actor.sharing import Shared
 from tidegate.entities.selection import Selector
 
-__all__ = ["Batch", "Hand", "Held", "Part", "events_of", "position_of"]
+__all__ = ["ALL", "Batch", "Hand", "Held", "Part", "events_of", "position_of"]
+
+
+ALL = 2**31
+"""A place behind all events of any frame."""
+_REMEMBERED = 10_000
 
 
 class Batch(list[dict[str, Any]]):
@@ -91,17 +97,15 @@ class Hand:
         """Of the subscription: what is in hand counts only there."""
         self.frames: dict[int, Held] = {}
         """By sequence."""
-        self.unconfirmed: dict[int, Held] = {}
+        self.unconfirmed: dict[int, Shared] = {}
         """Done, and the server may not know."""
-
-    def all(self) -> list[Shared]:
-        """Every message that the server takes for ours."""
-        return [one.shared for one in (*self.frames.values(), *self.unconfirmed.values())]
+        self.done: OrderedDict[int, None] = OrderedDict()
+        """The latest that are done: a server that was killed may have forgotten that it was told."""
 
     def places(self, every: bool) -> dict[int, int]:
         """Frame -> its first event that is not settled, of frames that are settled in part, or of `every` one."""
-        held = [*self.unconfirmed.values(), *(one for one in self.frames.values() if every or one.done)]
-        return {one.shared.sequence: one.place for one in held}
+        places = {at: one.place for at, one in self.frames.items() if every or one.done}
+        return places | dict.fromkeys(self.unconfirmed, ALL)
 
     def drop_stale(self, seconds: float) -> None:
         """Without word from the server for so long, frames are somebody else's."""
@@ -121,14 +125,21 @@ class Hand:
         return parts
 
     def settle(self, parts: Sequence[Part]) -> list[Held]:
-        """The events are dealt with; returns the frames that are done with it, which leave the hand."""
+        """The events are dealt with; returns the frames that are done with it."""
         finished = []
         for held, upto in parts:
             held.done = max(held.done, upto)
             if held.done == len(held.chosen):
-                self.frames.pop(held.shared.sequence, None)
                 finished.append(held)
         return finished
+
+    def finish(self, shared: Shared) -> None:
+        """The frame is done: it leaves the hand, and the server is to hear of it."""
+        self.frames.pop(shared.sequence, None)
+        self.unconfirmed[shared.sequence] = shared
+        self.done[shared.sequence] = None
+        while len(self.done) > _REMEMBERED:
+            self.done.popitem(last=False)
 
 
 _EVENT = msgspec.json.Decoder(dict[str, Any])

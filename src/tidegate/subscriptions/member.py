@@ -33,7 +33,7 @@ from tidegate.errors import BusError, BusUnavailableError
 from tidegate.frame import COUNT
 from tidegate.log import Log, lines_of
 from tidegate.subscriptions.burial import bury
-from tidegate.subscriptions.hand import Batch, Hand, Held, Part, events_of, position_of
+from tidegate.subscriptions.hand import ALL, Batch, Hand, Held, Part, events_of, position_of
 from tidegate.subscriptions.manager import KIND, SubscriptionManager, consumer_of
 from tidegate.subscriptions.reporting import Reporter
 
@@ -187,29 +187,29 @@ class Member:
         assert consumer is not None
         found = await consumer.fetch(self.state.definition.max_batch_size, _FETCH_BYTES, _WAIT_SECONDS)
         places = await self._places(found)
-        finished = []
+        unwanted = []
         for shared in found:
-            if (known := hand.unconfirmed.get(shared.sequence)) is not None:
-                known.shared = shared
-                finished.append(known)
+            place = places.get(shared.sequence, 0)
+            if place == ALL or shared.sequence in hand.done:
+                hand.finish(shared)
                 continue
-            held = Held(shared, self._select, places.get(shared.sequence, 0))
+            held = Held(shared, self._select, place)
             if held.done == len(held.chosen):
-                finished.append(held)
+                unwanted.append(held)
             else:
                 hand.frames[shared.sequence] = held
-        if finished:
-            await self._finish(hand, finished, Totals())
+        await self._finish(hand, unwanted, Totals())
 
     async def _places(self, found: Sequence[Shared]) -> dict[int, int]:
         """How far others have come with frames that were delivered before."""
-        again = [one for one in found if one.deliveries > 1 and one.sequence not in self._hand.unconfirmed]
+        again = [one for one in found if one.deliveries > 1 and one.sequence not in self._hand.done]
         if not again:
             return {}
         places: dict[int, int] = {}
         with contextlib.suppress(BusError, BusUnavailableError):
             state = await self._manager.look(self._uid)
-            places = state.places if state.epoch == self._hand.epoch else {}
+            if state.epoch == self._hand.epoch:
+                places = state.places | {one.sequence: ALL for one in again if one.sequence <= state.floor}
         if lost := [one for one in again if one.sequence not in places]:
             first = lost[0]
             self.reporter.failed(
@@ -225,20 +225,21 @@ class Member:
 
     async def _finish(self, hand: Hand, frames: Sequence[Held], totals: Totals) -> None:
         """These frames are done. The server hears of it now, or from `_keep` once it can."""
-        fresh = [one for one in frames if one.shared.sequence not in hand.unconfirmed]
-        filtered = sum(len(one.lines) - len(one.chosen) for one in fresh)
-        self.reporter.count(totals.plus(Totals(filtered=filtered)))
-        hand.unconfirmed.update((one.shared.sequence, one) for one in frames)
+        filtered = sum(len(one.lines) - len(one.chosen) for one in frames)
+        if filtered or totals.processed or totals.failed:
+            self.reporter.count(totals.plus(Totals(filtered=filtered)))
+        for one in frames:
+            hand.finish(one.shared)
         with contextlib.suppress(BusUnavailableError):
             await self._acknowledge(hand)
 
     async def _acknowledge(self, hand: Hand) -> None:
-        frames = list(hand.unconfirmed.values())
+        messages = list(hand.unconfirmed.values())
         # Of an older epoch: that consumer is gone, and nobody needs to know.
-        if frames and self._consumer is not None and hand is self._hand:
-            await self._consumer.acknowledge([one.shared for one in frames])
-            for one in frames:
-                hand.unconfirmed.pop(one.shared.sequence, None)
+        if messages and self._consumer is not None and hand is self._hand:
+            await self._consumer.acknowledge(messages)
+            for one in messages:
+                hand.unconfirmed.pop(one.sequence, None)
             self.reporter.moved()
 
     async def _keep(self) -> None:

@@ -74,13 +74,15 @@ class Subscriber:
         await self.ended()
 
     async def ended(self) -> None:
-        """Wait until the subscription is deleted. Raises what ended this member otherwise."""
-        await asyncio.shield(self._task)
+        """Wait until this member has ended: the subscription was deleted, or `stop` called. Raises what it failed of."""
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
 
     async def stop(self) -> None:
         """End this member, after the batch that it is at."""
         self._member.stop()
-        await self._task
+        await self.ended()
 
     async def abort(self) -> None:
         """End this member now: the handler is cancelled, and its batch goes to another member."""

@@ -335,11 +335,13 @@ class Member:
         commit: Callable[[], Awaitable[None]],
     ) -> tuple[str, bool]:
         """One call of the handler; returns what went wrong, "" for nothing, and whether the batch is committed."""
-        began, error = time.monotonic(), ""
+        error = ""
         limit = asyncio.timeout(definition.processing_timeout_seconds)
         batch = Batch([], at, attempt, commit)
+        began = time.monotonic()
         try:
             batch.extend(events_of(parts))
+            began = time.monotonic()
             async with limit:
                 await self._handler(batch)
         except (Exception, asyncio.CancelledError) as problem:

@@ -74,7 +74,7 @@ class Subscriber:
         await self.ended()
 
     async def ended(self) -> None:
-        """Wait until this member has ended: the subscription was deleted, or `stop` called. Raises what it failed of."""
+        """Wait until this member has ended: the subscription was deleted, or `stop` called. Raises what it died of."""
         await asyncio.wait([self._task])
         if not self._task.cancelled():
             self._task.result()

@@ -179,6 +179,7 @@ async def test_pause_resume_seek_and_delete_reach_members_at_work(world: World) 
         await subscriber.caught_up()
         assert time.monotonic() - began < 4
         assert len(sink.ids) == 210
+        assert (await subscriber.state()).last_failure is None
 
         await subscriber.seek(middle)
         await subscriber.caught_up()

@@ -55,7 +55,8 @@ class SharedConsumer:
         self._wake = wake
         self._inbox = ""
         self._subscription: Subscription | None = None
-        self._arrived: deque[Shared] = deque()
+        self.arrived: deque[Shared] = deque()
+        """What the next `fetch` returns."""
         self._ended = ""
         """The status that ended the last request."""
         self._news = asyncio.Event()
@@ -66,15 +67,15 @@ class SharedConsumer:
 
         Raises BusUnavailableError when the consumer is gone, or the server is.
         """
-        if not self._arrived:
+        if not self.arrived:
             await self._pull({"batch": limit, "no_wait": True, "max_bytes": max_bytes}, _SILENCE_SECONDS)
-            if not self._arrived and self._ended == "409":
+            if not self.arrived and self._ended == "409":
                 # One that is larger than all we asked for.
                 await self._pull({"batch": 1, "no_wait": True}, _SILENCE_SECONDS)
-            if not self._arrived and not self._wake.is_set():
+            if not self.arrived and not self._wake.is_set():
                 await self._pull({"batch": 1, "expires": int(wait_seconds * 1e9)}, wait_seconds, patient=True)
-        found = list(self._arrived)
-        self._arrived.clear()
+        found = list(self.arrived)
+        self.arrived.clear()
         return found
 
     async def _pull(self, body: dict[str, object], seconds: float, *, patient: bool = False) -> None:
@@ -85,12 +86,12 @@ class SharedConsumer:
             self._inbox = inbox
         self._requests += 1
         self._ended = ""
-        before = len(self._arrived)
+        before = len(self.arrived)
         limit = body["batch"]
         assert isinstance(limit, int)
         deadline = time.monotonic() + seconds + (_SILENCE_SECONDS if patient else 0.0)
         await self._bus.send(self._next, msgspec.json.encode(body), f"{self._inbox}.{self._requests}")
-        while not self._ended and len(self._arrived) - before < limit:
+        while not self._ended and len(self.arrived) - before < limit:
             if patient and self._wake.is_set():
                 return
             self._news.clear()
@@ -110,7 +111,7 @@ class SharedConsumer:
 
     async def _take(self, message: Msg) -> None:
         if message.reply.startswith("$JS.ACK."):
-            self._arrived.append(Shared(message))
+            self.arrived.append(Shared(message))
             self._news.set()
             return
         # Statuses of requests that nobody waits for any more are passed over.
@@ -137,13 +138,11 @@ class SharedConsumer:
             one.heard = now
 
     async def give_back(self, messages: Sequence[Shared]) -> None:
-        """Ask for nothing more, and have these and what has arrived meanwhile delivered again, at once."""
-        # The server drops a waiting request when nobody listens for what it brings.
-        await self.aclose()
-        for one in [*messages, *self._arrived]:
+        """Have these, and what has arrived and was not fetched, delivered again, at once."""
+        for one in [*messages, *self.arrived]:
             with contextlib.suppress(BusUnavailableError):
                 await self._bus.send(one.message.reply, b"-NAK")
-        self._arrived.clear()
+        self.arrived.clear()
 
     async def aclose(self) -> None:
         """Listen no more, until the next `fetch`."""

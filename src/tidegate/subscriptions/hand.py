@@ -113,6 +113,10 @@ class Hand:
         for sequence in [at for at, one in self.frames.items() if one.shared.heard < limit]:
             del self.frames[sequence]
 
+    def is_stale(self, parts: Sequence[Part], seconds: float) -> bool:
+        """Whether any of them is of a frame that may be somebody else's."""
+        return min(part.held.shared.heard for part in parts) < time.monotonic() - seconds
+
     def next_parts(self, size: int) -> list[Part]:
         """The next batch: at most `size` events, of one frame or several."""
         parts: list[Part] = []

@@ -155,8 +155,9 @@ class SubscriptionManager:
 
     async def lag(self, name: str, *, group: str = "main") -> Lag:
         """How far it is behind the end of the log."""
-        uid = identity(name, group)
-        state = await self.get(name, group=group)
+        return await self._lag(identity(name, group), await self.get(name, group=group))
+
+    async def _lag(self, uid: str, state: Subscription) -> Lag:
         info = await self.ensure(uid, state)
         frames, in_hand = info["num_pending"], info["num_ack_pending"]
         seconds = 0.0
@@ -174,7 +175,8 @@ class SubscriptionManager:
     async def _row(self, name: str, group: str) -> dict[str, Any]:
         row: dict[str, Any] = {"subscription": f"{name}/{group}"}
         try:
-            state, lag = await asyncio.gather(self.get(name, group=group), self.lag(name, group=group))
+            state = await self.get(name, group=group)
+            lag = await self._lag(identity(name, group), state)
         except TidegateError as error:
             return row | {"recovery": str(error)}
         return row | {

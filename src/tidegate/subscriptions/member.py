@@ -1,4 +1,4 @@
-"""One member of a subscription's group: pulls frames, hands batches to the handler, settles them, reports.
+"""One member of a subscription's group: hands batches to the handler, and does with them what its policy says.
 
 Invariant: an event is settled (processed, a dead letter, skipped) or it stays with the server. A member that ends, in
 whatever way, leaves what it has in hand to the others: at once when it can still say so, else after the member timeout.
@@ -25,17 +25,14 @@ from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from tidegate import subject, telemetry
-from tidegate.actor.sharing import Shared, SharedConsumer
 from tidegate.bus import Bus, Stored
-from tidegate.entities.selection import selecting
 from tidegate.entities.subscription import Definition, Failure, Subscription, Totals
 from tidegate.errors import BusError, BusUnavailableError
-from tidegate.frame import COUNT
 from tidegate.log import Log, lines_of
 from tidegate.subscriptions.burial import bury
-from tidegate.subscriptions.hand import ALL, Batch, Hand, Held, Part, events_of, position_of
-from tidegate.subscriptions.manager import KIND, SubscriptionManager, consumer_of
-from tidegate.subscriptions.reporting import Reporter
+from tidegate.subscriptions.hand import Batch, Hand, Part, events_of, position_of
+from tidegate.subscriptions.holding import Holding
+from tidegate.subscriptions.manager import KIND, SubscriptionManager
 
 __all__ = ["Handler", "Member"]
 
@@ -43,9 +40,6 @@ Handler = Callable[[Batch], Awaitable[None]]
 
 _LOOK_SECONDS = 10.0
 """Changes of the entity are heard of as they are logged; one that was missed is seen after so long."""
-_WAIT_SECONDS = 5.0
-_FETCH_BYTES = 256 * 1024
-"""About 3,000 events: enough to work on while the next ones are fetched, and little to wait for where others idle."""
 _REPORTED = "subscription.reported.v1"
 
 
@@ -65,16 +59,13 @@ class Member:
         """As last looked at."""
         self.problem = ""
         """Why nothing is done at the moment; "" when all is well."""
-        self._select = selecting(state.definition.types, state.definition.where)
         self._news = asyncio.Event()
         """The state is to be looked at anew."""
         self._wake = asyncio.Event()
         """There is something to do other than what is being done."""
         self._stopping = False
-        self._leaving = False
-        self._consumer: SharedConsumer | None = None
-        self._hand = Hand(0)
-        self.reporter = Reporter(partial(manager.report, uid), self._position)
+        self._holding = Holding(manager, bus, uid, self.name, self._wake)
+        self.reporter = self._holding.reporter
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -82,7 +73,7 @@ class Member:
         """Raises PositionError when the position is of another log, and what a bug raises."""
         heard = await self._bus.subscribe(subject.entity(KIND, "*"), self._hear)
         undo = self._bus.on_reconnect(self._news.set)
-        helpers = [asyncio.create_task(one) for one in (self._watch(), self._keep(), self.reporter.run())]
+        helpers = [asyncio.create_task(one) for one in (self._watch(), self._holding.keep(), self.reporter.run())]
         try:
             await self._work()
         finally:
@@ -91,9 +82,7 @@ class Member:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
             await self._bus.unsubscribe(heard)
-            await self._release()
-            if self._consumer is not None:
-                await self._consumer.aclose()
+            await self._holding.release()
 
     def stop(self) -> None:
         """End once the batch that is being processed is settled."""
@@ -107,11 +96,10 @@ class Member:
             try:
                 match self.state.status:
                     case "paused":
-                        await self._release()
+                        await self._holding.release()
                         await self._rest(_LOOK_SECONDS)
                     case "active":
-                        if self._consumer is None or self._hand.epoch != self.state.epoch:
-                            await self._open()
+                        await self._holding.open(self.state)
                         await self._next()
                     case _:
                         return
@@ -121,7 +109,7 @@ class Member:
                 telemetry.emit(
                     telemetry.SubscriptionWaiting(subscription=self._uid, error=str(error), retry_in_seconds=pause)
                 )
-                self._consumer = None
+                await self._holding.close()
                 self._news.set()
                 await self._rest(pause)
                 pause = min(pause * 2, 5.0)
@@ -134,7 +122,7 @@ class Member:
 
     @property
     def _interrupted(self) -> bool:
-        return self._stopping or self.state.status != "active" or self.state.epoch != self._hand.epoch
+        return self._stopping or self.state.status != "active" or self.state.epoch != self._holding.hand.epoch
 
     # -- what the entity says -----------------------------------------------------------------------------------
 
@@ -154,131 +142,21 @@ class Member:
             self._news.clear()
             with contextlib.suppress(BusError, BusUnavailableError):
                 state = await self._manager.look(self._uid)
-                if state.definition != self.state.definition:
-                    self._select = selecting(state.definition.types, state.definition.where)
-                self.state = state
-                self._wake.set()
-
-    async def _open(self) -> None:
-        if self._consumer is not None:
-            await self._consumer.aclose()
-            self._consumer = None
-        state = self.state
-        if self._hand.epoch != state.epoch:
-            # What was in hand is of a position that counts no more.
-            self._hand = Hand(state.epoch)
-        await self._manager.ensure(self._uid, state)
-        self._consumer = SharedConsumer(self._bus, subject.LOG, consumer_of(self._uid, state.epoch), self._wake)
-
-    # -- frames -------------------------------------------------------------------------------------------------
-
-    async def _next(self) -> None:
-        hand = self._hand
-        hand.drop_stale(self.state.definition.member_timeout_seconds)
-        if not hand.frames:
-            await self._take()
-        if hand.frames and not self._interrupted:
-            await self._process(hand, hand.next_parts(self.state.definition.max_batch_size))
-            # A handler that never waits would keep all others from running.
-            await asyncio.sleep(0)
-
-    async def _take(self) -> None:
-        hand, consumer = self._hand, self._consumer
-        assert consumer is not None
-        found = await consumer.fetch(self.state.definition.max_batch_size, _FETCH_BYTES, _WAIT_SECONDS)
-        places = await self._places(found)
-        unwanted = []
-        for shared in found:
-            place = places.get(shared.sequence, 0)
-            if place == ALL or shared.sequence in hand.done:
-                hand.finish(shared)
-                continue
-            held = Held(shared, self._select, place)
-            if held.done == len(held.chosen):
-                unwanted.append(held)
-            else:
-                hand.frames[shared.sequence] = held
-        await self._finish(hand, unwanted, Totals())
-
-    async def _places(self, found: Sequence[Shared]) -> dict[int, int]:
-        """How far others have come with frames that were delivered before."""
-        again = [one for one in found if one.deliveries > 1 and one.sequence not in self._hand.done]
-        if not again:
-            return {}
-        places: dict[int, int] = {}
-        with contextlib.suppress(BusError, BusUnavailableError):
-            state = await self._manager.look(self._uid)
-            if state.epoch == self._hand.epoch:
-                places = state.places | {one.sequence: ALL for one in again if one.sequence <= state.floor}
-        if lost := [one for one in again if one.sequence not in places]:
-            first = lost[0]
-            self.reporter.failed(
-                Failure(
-                    member=self.name,
-                    at=f"{first.stream}/{first.sequence}",
-                    events=sum(int((one.message.headers or {}).get(COUNT, 1)) for one in lost),
-                    error=f"{len(lost)} frames were not finished by the member that had them; delivered again",
-                    next="redelivery",
-                )
-            )
-        return places
-
-    async def _finish(self, hand: Hand, frames: Sequence[Held], totals: Totals) -> None:
-        """These frames are done. The server hears of it now, or from `_keep` once it can."""
-        filtered = sum(len(one.lines) - len(one.chosen) for one in frames)
-        if filtered or totals.processed or totals.failed:
-            self.reporter.count(totals.plus(Totals(filtered=filtered)))
-        for one in frames:
-            hand.finish(one.shared)
-        with contextlib.suppress(BusUnavailableError):
-            await self._acknowledge(hand)
-
-    async def _acknowledge(self, hand: Hand) -> None:
-        messages = list(hand.unconfirmed.values())
-        # Of an older epoch: that consumer is gone, and nobody needs to know.
-        if messages and self._consumer is not None and hand is self._hand:
-            await self._consumer.acknowledge(messages)
-            for one in messages:
-                hand.unconfirmed.pop(one.sequence, None)
-            self.reporter.moved()
-
-    async def _keep(self) -> None:
-        """Tell the server that what is in hand is being worked on, however long handlers take."""
-        while True:
-            await asyncio.sleep(self.state.definition.member_timeout_seconds / 4)
-            hand = self._hand
-            with contextlib.suppress(BusUnavailableError):
-                if self._consumer is not None and hand.frames:
-                    await self._consumer.acknowledge([one.shared for one in hand.frames.values()], b"+WPI")
-                await self._acknowledge(hand)
-
-    async def _position(self) -> tuple[int, int, dict[int, int]]:
-        """Epoch, floor and places, for a report."""
-        hand, floor = self._hand, 0
-        with contextlib.suppress(BusError):
-            name = consumer_of(self._uid, hand.epoch)
-            info = await self._bus.api(f"CONSUMER.INFO.{subject.LOG}.{name}")
-            floor = info["ack_floor"]["stream_seq"]
-        return hand.epoch, floor, hand.places(self._leaving)
-
-    async def _release(self) -> None:
-        """Give back what is in hand, and say how far it is settled. As far as possible within 3 s."""
-        self._leaving = True
-        try:
-            async with asyncio.timeout(3):
-                if self._hand.frames:
-                    self.reporter.moved()
-                with contextlib.suppress(BusError, BusUnavailableError):
-                    await self.reporter.flush()
-        except TimeoutError:
-            pass
-        finally:
-            self._leaving = False
-        if self._consumer is not None:
-            await self._consumer.give_back([one.shared for one in self._hand.frames.values()])
-        self._hand.frames.clear()
+                before, self.state = self.state, state
+                if any(getattr(before, name) != getattr(state, name) for name in ("status", "epoch", "definition")):
+                    self._wake.set()
 
     # -- batches ------------------------------------------------------------------------------------------------
+
+    async def _next(self) -> None:
+        hand, definition = self._holding.hand, self.state.definition
+        hand.drop_stale(definition.member_timeout_seconds)
+        if not hand.frames:
+            await self._holding.take(definition.max_batch_size)
+        if hand.frames and not self._interrupted:
+            await self._process(hand, hand.next_parts(definition.max_batch_size))
+            # A handler that never waits would keep all others from running.
+            await asyncio.sleep(0)
 
     async def _process(self, hand: Hand, parts: Sequence[Part]) -> None:
         """Until the batch is settled, or something else is to be done: then it stays in hand."""
@@ -286,8 +164,7 @@ class Member:
         at, count = position_of(parts), sum(part.size for part in parts)
         failure: Failure | None = None
         for attempt in itertools.count(1):
-            done = Totals(processed=count)
-            commit = partial(self._settle, hand, parts, done)
+            commit = partial(self._holding.settle, hand, parts, Totals(processed=count))
             error, committed = await self._attempt(definition, parts, at, attempt, commit)
             if not error:
                 if failure is not None:
@@ -311,17 +188,17 @@ class Member:
             self.reporter.failed(failure)
             match failure.next:
                 case "retry":
-                    if not await self._patience(delay):
+                    if not await self._patience(delay) or hand.is_stale(parts, definition.member_timeout_seconds):
                         return
                 case "pause":
                     await self._pause()
                     return
                 case "dead_letter":
                     await bury(self._log, self._uid, parts, error, attempt)
-                    await self._settle(hand, parts, Totals(failed=count))
+                    await self._holding.settle(hand, parts, Totals(failed=count))
                     return
                 case "skip":
-                    await self._settle(hand, parts, Totals(failed=count))
+                    await self._holding.settle(hand, parts, Totals(failed=count))
                     return
                 case _:
                     return
@@ -361,9 +238,6 @@ class Member:
             telemetry.BatchProcessed(subscription=self._uid, events=len(batch) if not error else 0, seconds=seconds)
         )
         return error[:_ERROR_CHARS], batch.committed
-
-    async def _settle(self, hand: Hand, parts: Sequence[Part], totals: Totals) -> None:
-        await self._finish(hand, hand.settle(parts), totals)
 
     async def _patience(self, seconds: float) -> bool:
         """Wait before a retry; returns whether it is still to be made by this member."""

@@ -11,7 +11,7 @@ from collections import Counter as Count
 import pytest
 
 from tests.subscriptions.conftest import World, ids_of
-from tidegate import Batch, ErrorPolicy, EventFilter, subscribe_to_stream
+from tidegate import Batch, ErrorPolicy, EventFilter, subject, subscribe_to_stream
 from tidegate.entities.subscription import Definition
 from tidegate.errors import CommandRefusedError, ConfigError
 
@@ -51,6 +51,20 @@ async def test_every_event_once_in_batches_of_frames_and_the_counts_add_up(world
     assert state.totals == totals
     assert (state.status, state.places, state.last_failure) == ("active", {}, None)
     assert state.floor > 120
+
+
+async def test_progress_is_told_about_once_a_second_and_not_once_a_batch(world: World) -> None:
+    await world.append(5, 1000)
+
+    async def handle(batch: Batch) -> None:
+        await asyncio.sleep(0.02)
+
+    began = time.monotonic()
+    async with subscribe_to_stream(world.name, handle, max_batch_size=50, bus=world.bus) as subscriber:
+        await subscriber.caught_up()
+    changes = [one async for one in world.log.read(subject.entity("subscription", "*"))]
+    assert subscriber.totals.batches == 100
+    assert 3 <= len(changes) <= 3 + time.monotonic() - began
 
 
 async def test_what_was_committed_is_not_delivered_again_also_in_the_middle_of_a_frame(world: World) -> None:

@@ -67,20 +67,24 @@ class Reporter:
                 await asyncio.sleep(_EVERY_SECONDS)
 
     async def flush(self) -> None:
-        """Returns once all that was collected is in the log, or was refused by an entity that is there no more.
+        """Returns once all that was collected before is in the log, or was refused by an entity that is there no more.
 
         Raises BusUnavailableError.
         """
         async with self._turn:
-            while self._open is not None or self._changed.is_set():
-                if self._open is None:
-                    epoch, floor, places = await self._position()
-                    self._changed.clear()
-                    self._urgent.clear()
-                    report = Report(epoch=epoch, totals=self._news, floor=floor, places=places, failure=self._failure)
-                    self._news, self._failure = Totals(), None
-                    self._open = uuid.uuid4().hex, report
-                command_id, report = self._open
-                with contextlib.suppress(CommandRefusedError):
-                    await self._send(report, command_id)
-                self._open = None
+            await self._push()
+            if self._changed.is_set():
+                epoch, floor, places = await self._position()
+                self._changed.clear()
+                self._urgent.clear()
+                report = Report(epoch=epoch, totals=self._news, floor=floor, places=places, failure=self._failure)
+                self._news, self._failure = Totals(), None
+                self._open = uuid.uuid4().hex, report
+                await self._push()
+
+    async def _push(self) -> None:
+        if self._open is not None:
+            command_id, report = self._open
+            with contextlib.suppress(CommandRefusedError):
+                await self._send(report, command_id)
+            self._open = None

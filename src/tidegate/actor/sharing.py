@@ -59,7 +59,10 @@ class SharedConsumer:
         """What the next `fetch` returns."""
         self._ended = ""
         """The status that ended the last request."""
-        self._news = asyncio.Event()
+        self._enough = asyncio.Event()
+        """The request has ended, or brought all that it can."""
+        self._wanted = 0
+        """So many in `arrived` are all that it can bring."""
         self._requests = 0
 
     async def fetch(self, limit: int, max_bytes: int, wait_seconds: float) -> list[Shared]:
@@ -68,51 +71,48 @@ class SharedConsumer:
         Raises BusUnavailableError when the consumer is gone, or the server is.
         """
         if not self.arrived:
-            await self._pull({"batch": limit, "no_wait": True, "max_bytes": max_bytes}, _SILENCE_SECONDS)
+            await self._pull(limit, {"no_wait": True, "max_bytes": max_bytes})
             if not self.arrived and self._ended == "409":
                 # One that is larger than all we asked for.
-                await self._pull({"batch": 1, "no_wait": True}, _SILENCE_SECONDS)
+                await self._pull(1, {"no_wait": True})
             if not self.arrived and not self._wake.is_set():
-                await self._pull({"batch": 1, "expires": int(wait_seconds * 1e9)}, wait_seconds, patient=True)
+                await self._pull(1, {"expires": int(wait_seconds * 1e9)}, wait_seconds)
         found = list(self.arrived)
         self.arrived.clear()
         return found
 
-    async def _pull(self, body: dict[str, object], seconds: float, *, patient: bool = False) -> None:
-        """Until the request has ended, or, of a patient one, something has come or `wake` is set."""
+    async def _pull(self, limit: int, body: dict[str, object], wait_seconds: float = 0.0) -> None:
+        """Until the request has brought `limit` messages or has ended, or `wake` is set where it waits."""
         if self._subscription is None:
             inbox = self._bus.new_inbox()
             self._subscription = await self._bus.subscribe(f"{inbox}.*", self._take)
             self._inbox = inbox
         self._requests += 1
         self._ended = ""
-        before = len(self.arrived)
-        limit = body["batch"]
-        assert isinstance(limit, int)
-        deadline = time.monotonic() + seconds + (_SILENCE_SECONDS if patient else 0.0)
+        self._enough.clear()
+        self._wanted = len(self.arrived) + limit
+        body = {"batch": limit, **body}
         await self._bus.send(self._next, msgspec.json.encode(body), f"{self._inbox}.{self._requests}")
-        while not self._ended and len(self.arrived) - before < limit:
-            if patient and self._wake.is_set():
-                return
-            self._news.clear()
-            waits = [asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._wake.wait())]
-            try:
-                left = deadline - time.monotonic()
-                await asyncio.wait(waits[: 1 + patient], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for one in waits:
-                    one.cancel()
-            if time.monotonic() >= deadline:
-                # After a reconnect a subscription may look healthy and hear nothing: the next pull makes a new one.
-                await self.aclose()
-                raise BusUnavailableError(f"{self._next}: the server has gone silent")
+        events = [self._enough, self._wake] if wait_seconds else [self._enough]
+        waits = [asyncio.ensure_future(one.wait()) for one in events]
+        try:
+            timeout = wait_seconds + _SILENCE_SECONDS
+            done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+        if not done:
+            # After a reconnect a subscription may look healthy and hear nothing: the next pull makes a new one.
+            await self.aclose()
+            raise BusUnavailableError(f"{self._next}: the server has gone silent")
         if self._ended not in ("", "404", "408", "409"):
             raise BusUnavailableError(f"{self._next}: {self._ended}")
 
     async def _take(self, message: Msg) -> None:
         if message.reply.startswith("$JS.ACK."):
             self.arrived.append(Shared(message))
-            self._news.set()
+            if len(self.arrived) >= self._wanted:
+                self._enough.set()
             return
         # Statuses of requests that nobody waits for any more are passed over.
         if message.subject == f"{self._inbox}.{self._requests}":
@@ -121,7 +121,7 @@ class SharedConsumer:
             size = status == "409" and ("MaxBytes" in description or description == "Batch Completed")
             if status != "100":
                 self._ended = status if size or status in ("404", "408") else f"{status} {description.strip()}"
-                self._news.set()
+                self._enough.set()
 
     async def acknowledge(self, messages: Sequence[Shared], word: bytes = b"+ACK") -> None:
         """Tell the server that they are done; returns once it has heard of all. Raises BusUnavailableError.

@@ -26,6 +26,7 @@ class Stumbling:
         self.error = error
         self.tried: list[int] = []
         self.ids: list[str] = []
+        self.late: list[Batch] = []
 
     async def __call__(self, batch: Batch) -> None:
         if batch.at.endswith("#10"):
@@ -34,6 +35,7 @@ class Stumbling:
                 self.left -= 1
                 batch[0].clear()
                 if self.error is None:
+                    self.late.append(batch)
                     await asyncio.sleep(30)
                 raise self.error or AssertionError
         self.ids += ids_of(batch)
@@ -110,6 +112,8 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_pausing_waits_for_
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)
         assert handler.tried == [1, 2, 3]
+        with pytest.raises(RuntimeError, match="too late to commit"):
+            await handler.late[0].commit()
         state, line = await told(world)
         assert (state.status, state.reason, state.totals.processed) == ("paused", "attempt 3 of 3 failed", 10)
         assert "took longer than 0.1 s and was cancelled; paused; `tidegate subscriptions resume`" in line

@@ -22,7 +22,7 @@ LAYERS = """
     verify
     tiers
     projector intake lifecycle
-    memory testing schema
+    memory testing schema subscriptions
     pipeline
     entities
     actor
@@ -41,7 +41,7 @@ LAYERS = """
     errors
 """
 RANKS = {room: rank for rank, line in enumerate(LAYERS.split("\n")) for room in line.split()}
-FACE = {"publisher", "event"}
+FACE = {"publisher", "event", "subscriptions"}
 """What `tidegate/__init__.py` may show."""
 
 

@@ -136,6 +136,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     from tidegate.entities.alert import Alerts
     from tidegate.entities.correlation import Correlations
     from tidegate.entities.pipeline import Pipelines
+    from tidegate.entities.subscription import Subscriptions
     from tidegate.entities.window import WindowDefinition, Windows
     from tidegate.pipeline.library import aggregates
 
@@ -146,7 +147,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
         except msgspec.ValidationError as error:
             raise ConfigError(f"windows[{number}]", str(error)) from error
     windows += aggregates(rules_folder(settings))
-    return [Correlations(), Alerts(), Windows(windows), Pipelines()]
+    return [Correlations(), Alerts(), Windows(windows), Pipelines(), Subscriptions()]
 
 
 def rules_folder(settings: Settings) -> Path | None:
@@ -208,6 +209,8 @@ class Process:
         with contextlib.suppress(BusError, BusUnavailableError):
             if self.name == "event-streaming":
                 sections["streams"] = [await self._stream_row(self.bus, name) for name in self.declared.streams]
+            if self.name == "entities":
+                sections |= await self._subscription_rows(Log(self.bus, self.declared.shards))
             if self.name == "storage-manager":
                 sections["read models"] = await self._position_rows(Log(self.bus, self.declared.shards))
         return sections
@@ -222,6 +225,13 @@ class Process:
             "last": state.last_sequence,
             "created": state.created[:19],
         }
+
+    async def _subscription_rows(self, log: Log) -> dict[str, Rows]:
+        from tidegate.subscriptions.manager import SubscriptionManager
+
+        assert self.bus is not None
+        rows = await SubscriptionManager(self.bus, log, timeout_seconds=2.0).rows()
+        return {"subscriptions": rows} if rows else {}
 
     async def _position_rows(self, log: Log) -> Rows:
         ends = await log.last_event_sequences()

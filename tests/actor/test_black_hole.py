@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
 from tests.actor.counter import Add, Counter, Counters
 from tests.conftest import free_ports
+from tests.system.hole import Hole
 from tidegate import app, streams
 from tidegate.actor.cell import Cell
 from tidegate.actor.host import EntityWork
@@ -23,48 +22,6 @@ from tidegate.log import Log
 pytestmark = pytest.mark.anyio
 
 
-class BlackHole:
-    """Passes bytes on until told to swallow; connections of that time stay swallowed for ever, later ones pass."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._generation = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def swallow(self) -> None:
-        self._generation += 1
-
-    @contextlib.asynccontextmanager
-    async def listening(self, port: int) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", port)
-        try:
-            yield
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.add(asyncio.ensure_future(self._serve(reader, writer)))
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        born = self._generation
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-
-        async def pump(one: asyncio.StreamReader, other: asyncio.StreamWriter) -> None:
-            while data := await one.read(65536):
-                if born == self._generation:
-                    other.write(data)
-                    await other.drain()
-
-        try:
-            await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
-        finally:
-            writer.close()
-            far_writer.close()
-
-
 class Quiet(Counters):
     kind = "blackhole"
     follows = ()  # type: ignore[assignment]
@@ -73,7 +30,7 @@ class Quiet(Counters):
 @pytest.mark.timeout(90)
 async def test_a_cell_reads_on_after_its_connection_has_become_a_black_hole(nats_server: Settings) -> None:
     (port,) = free_ports(1)
-    hole = BlackHole(nats_server.local.nats_port)
+    hole = Hole(nats_server.local.nats_port)
     async with (
         hole.listening(port),
         connect(nats_server.nats_url) as direct,

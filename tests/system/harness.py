@@ -138,14 +138,19 @@ class System:
         one = server(name, self.settings)
         return self._add(Program(name, ["serve", name], self._variables, self._logs, one.is_ready))
 
-    def run(self, process: str, *options: str, name: str = "") -> Program:
-        """Start one of Tidegate's own processes; a second one of a kind gets an HTTP port of its own."""
+    def run(self, process: str, *options: str, name: str = "", nats_url: str = "") -> Program:
+        """Start one of Tidegate's own processes; a second one of a kind gets an HTTP port of its own.
+
+        With `nats_url`, it connects there.
+        """
         port = own_ports(self.settings)[process]
         if port in self._ports:
             port = free_ports(1)[0]
         self._ports.add(port)
         url = f"http://127.0.0.1:{port}"
         variables = self._variables | {f"TIDEGATE_HTTP_{process.replace('-', '_')}_PORT".upper(): str(port)}
+        if nats_url:
+            variables["NATS_URL"] = nats_url
         is_ready = partial(answers_http, f"{url}/readyz")
         return self._add(Program(name or process, ["run", process, *options], variables, self._logs, is_ready, url))
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from tests.system.harness import until
 from tests.system.load import Load
+from tidegate import subject
+from tidegate.actor.host import EntityProgress
 from tidegate.bus import Bus
+from tidegate.entities import effects
 from tidegate.history import cells_of
 from tidegate.log import Log
 from tidegate.projection import ReadModel
 from tidegate.subject import Declarations
 
-__all__ = ["caught_up", "in_log"]
+__all__ = ["caught_up", "entities_caught_up", "in_log"]
 
 
 async def in_log(bus: Bus, declared: Declarations, load: Load, timeout_seconds: float = 60) -> None:
@@ -42,3 +46,23 @@ async def caught_up(models: Iterable[ReadModel], log: Log, timeout_seconds: floa
                 return position is not None and position.sequence >= end
 
             await until(there, timeout_seconds, f"{model.name}.{cell} has reached {end}")
+
+
+async def entities_caught_up(bus: Bus, log: Log, timeout_seconds: float = 60) -> None:
+    """Returns when events are correlated, escalations have become alerts, and alerts have had their effects."""
+    shape: Any
+    for kind, shape, followed in (
+        ("correlation", EntityProgress, "event"),
+        ("alert", EntityProgress, "correlation"),
+        (effects.KIND, effects.EffectProgress, "alert"),
+    ):
+        for shard in range(log.shards):
+            last = await bus.last_message(subject.LOG, subject.entity(followed, shard))
+            end = last.sequence if last else 0
+
+            async def there(kind: str = kind, shape: Any = shape, shard: int = shard, end: int = end) -> bool:
+                _, progress = await log.newest(kind, shard, shape)
+                positions = getattr(progress, "positions", {})
+                return int(positions.get(subject.LOG, getattr(progress, "sequence", 0))) >= end
+
+            await until(there, timeout_seconds, f"{kind}.{shard} has reached {end}")

@@ -129,6 +129,18 @@ class Bus:
         self._on_reconnect.append(call)
         return lambda: self._on_reconnect.remove(call)
 
+    async def pause(self, seconds: float) -> bool:
+        """Returns after `seconds`, or at once when a lost connection comes back; whether it did."""
+        back = asyncio.Event()
+        undo = self.on_reconnect(back.set)
+        try:
+            async with asyncio.timeout(seconds):
+                return await back.wait()
+        except TimeoutError:
+            return False
+        finally:
+            undo()
+
     def on_disconnect(self, call: Callable[[str], None]) -> None:
         """Have `call` called with the reason when the connection is lost."""
         self._on_disconnect.append(call)

@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections can be cut, swallow everything, or lose all answers."""
+"""A TCP proxy whose connections can be cut, held up, swallow everything, or lose all answers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ class Hole:
         self._deafened = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._transports: set[asyncio.WriteTransport] = set()
-        self.refusing = False
-        """Whether new connections are closed at once."""
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._port = 0
+        self._server: asyncio.Server | None = None
 
     def swallow(self) -> None:
         """The connections stay up, and nothing passes in either direction."""
@@ -32,23 +34,41 @@ class Hole:
         """The connections stay up, and what the server sends is lost."""
         self._deafened += 1
 
+    def hold(self) -> None:
+        """Nothing passes, and nothing is lost, until `go_on`."""
+        self._flowing.clear()
+
+    def go_on(self) -> None:
+        """What was held up passes, all at once."""
+        self._flowing.set()
+
     def cut(self) -> None:
         """Reset the connections, with what is under way."""
         for one in list(self._transports):
             one.abort()
 
+    def refuse(self) -> None:
+        """New connections are refused, until `accept`."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def accept(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+
     @contextlib.asynccontextmanager
     async def listening(self, port: int) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", port)
+        self._port = port
+        await self.accept()
         try:
             yield
         finally:
-            server.close()
+            self.refuse()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -56,8 +76,6 @@ class Hole:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         swallowed, deafened = self._swallowed, self._deafened
         try:
-            if self.refusing:
-                raise ConnectionRefusedError
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             writer.close()
@@ -68,12 +86,14 @@ class Hole:
 
         async def requests() -> None:
             while data := await reader.read(65536):
+                await self._flowing.wait()
                 if swallowed == self._swallowed:
                     far_writer.write(data)
                     await far_writer.drain()
 
         async def answers() -> None:
             while data := await far_reader.read(65536):
+                await self._flowing.wait()
                 if answers_pass():
                     writer.write(data)
                     await writer.drain()

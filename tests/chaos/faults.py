@@ -19,8 +19,10 @@ from tests.system.hole import Hole
 
 __all__ = ["Fault", "Target", "play", "schedule"]
 
-Kind = Literal["kill", "pause", "cut", "swallow", "deafen"]
-_RECOVERY_SECONDS = 4.0
+Kind = Literal["kill", "stop", "pause", "cut", "hold", "swallow", "deafen"]
+"""`stop` is SIGTERM; `kill` SIGKILL; `pause` SIGSTOP and SIGCONT. The others befall connections, see `Hole`."""
+END_SECONDS = 15.0
+_RECOVERY_SECONDS = 3.0
 """Between two faults of one target, so that it gets to work in between."""
 
 
@@ -44,9 +46,9 @@ class Fault(Struct, frozen=True, kw_only=True):
 
 def _lasts(kind: Kind, has_hole: bool, pin_seconds: float, dice: random.Random) -> float:
     match kind:
-        case "kill":
+        case "kill" | "stop":
             return dice.uniform(0, 2.0 if has_hole else 4.0)
-        case "pause":
+        case "pause" | "hold":
             return dice.uniform(pin_seconds + 0.5, pin_seconds + 3.5)
         case "cut":
             return dice.uniform(0, 2.0)
@@ -55,9 +57,9 @@ def _lasts(kind: Kind, has_hole: bool, pin_seconds: float, dice: random.Random) 
 
 
 def schedule(
-    seed: int, seconds: float, targets: Mapping[str, Target], *, pin_seconds: float, every_seconds: float = 2.0
+    seed: int, seconds: float, targets: Mapping[str, Target], *, pin_seconds: float, every_seconds: float = 1.2
 ) -> list[Fault]:
-    """Faults that come every `every_seconds` on average and are over after `seconds`. A pause outlasts the pin."""
+    """Faults that come every `every_seconds` on average and are over after `seconds`; some outlast the pin."""
     dice = random.Random(seed)
     names = list(targets)
     weights = [targets[name].weight for name in names]
@@ -66,9 +68,9 @@ def schedule(
     at = 0.0
     while (at := at + dice.expovariate(1 / every_seconds)) < seconds:
         (name,) = dice.choices(names, weights)
-        kinds: list[Kind] = ["kill", "kill", "pause"] if targets[name].program else []
+        kinds: list[Kind] = ["kill", "kill", "stop", "pause"] if targets[name].program else []
         if targets[name].hole:
-            kinds += ["cut", "swallow", "deafen"]
+            kinds += ["cut", "hold", "swallow", "deafen"]
         kind = dice.choice(kinds)
         lasts = _lasts(kind, targets[name].hole is not None, pin_seconds, dice)
         if at >= free[name] and at + lasts < seconds:
@@ -78,34 +80,43 @@ def schedule(
 
 
 async def play(faults: Sequence[Fault], targets: Mapping[str, Target]) -> list[str]:
-    """Do all of it; returns the names of programs that had ended by themselves, which are started again."""
+    """Do all of it; returns what programs did by themselves: which ended, and which did not when told to."""
     began = asyncio.get_running_loop().time()
     by_target: defaultdict[str, list[Fault]] = defaultdict(list)
     for one in faults:
         by_target[one.target].append(one)
 
     async def befall(name: str, mine: list[Fault]) -> list[str]:
-        crashed = []
+        unruly = []
         for one in mine:
             await asyncio.sleep(began + one.at - asyncio.get_running_loop().time())
             program = targets[name].program
             if program is not None and not program.running:
-                crashed.append(name)
+                unruly.append(f"{name} ended before {one.at:g} s")
                 program.start()
-            await _do(one, targets[name])
-        return crashed
+            try:
+                await _do(one, targets[name])
+            except AssertionError:
+                unruly.append(f"{name} did not end at {one.at:g} s")
+        return unruly
 
     found = await asyncio.gather(*(befall(name, mine) for name, mine in by_target.items()))
     return [name for names in found for name in names]
 
 
 async def _do(fault: Fault, target: Target) -> None:
+    """Raises AssertionError for a program that does not end when it is told to; it is started again all the same."""
     program, hole = target.program, target.hole
     match fault.kind:
-        case "kill" if program is not None:
-            program.kill()
-            await asyncio.sleep(fault.lasts)
-            program.start()
+        case "kill" | "stop" if program is not None:
+            try:
+                if fault.kind == "stop":
+                    program.signal(signal.SIGTERM)
+                    await program.ended(END_SECONDS)
+            finally:
+                program.kill()
+                await asyncio.sleep(fault.lasts)
+                program.start()
         case "pause" if program is not None:
             program.signal(signal.SIGSTOP)
             try:
@@ -113,10 +124,14 @@ async def _do(fault: Fault, target: Target) -> None:
             finally:
                 program.signal(signal.SIGCONT)
         case "cut" if hole is not None:
-            hole.refusing = True
+            hole.refuse()
             hole.cut()
             await asyncio.sleep(fault.lasts)
-            hole.refusing = False
+            await hole.accept()
+        case "hold" if hole is not None:
+            hole.hold()
+            await asyncio.sleep(fault.lasts)
+            hole.go_on()
         case "swallow" if hole is not None:
             hole.swallow()
         case "deafen" if hole is not None:

@@ -47,8 +47,8 @@ class Report(Struct, frozen=True, kw_only=True):
     settled_seconds: float
     unsettled: str
     """What has not come to an end; empty: everything has."""
-    crashed: list[str]
-    """Processes that ended by themselves."""
+    unruly: list[str]
+    """Processes that ended by themselves, or did not end when told to."""
 
     @property
     def wrong(self) -> int:
@@ -70,7 +70,7 @@ class Report(Struct, frozen=True, kw_only=True):
             + asked.doubled
             + self.wrong_versions
             + self.wrong_states
-            + len(self.crashed)
+            + len(self.unruly)
             + bool(self.unsettled)
         )
 

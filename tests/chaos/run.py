@@ -75,7 +75,7 @@ async def run(folder: Path, seed: int, seconds: float) -> tuple[Report, list[Fau
             await stack.enter_async_context(listening(direct, this.told))
             await until(this.effects_have_begun, 60, "the effects of alerts have begun")
             faults = schedule(seed, seconds, targets, pin_seconds=one.settings.intake.pin_timeout_seconds)
-            crashed = await this.disturb(faults, targets)
+            unruly = await this.disturb(faults, targets)
             began = time.monotonic()
             unsettled = await this.settle()
             report = await this.judge(
@@ -84,7 +84,7 @@ async def run(folder: Path, seed: int, seconds: float) -> tuple[Report, list[Fau
                 faults=dict(Counter(fault.kind for fault in faults)),
                 settled_seconds=round(time.monotonic() - began, 1),
                 unsettled=unsettled,
-                crashed=crashed + [name for name, program in one.programs.items() if not program.running],
+                unruly=unruly + [name for name, program in one.programs.items() if not program.running],
             )
             return report, faults
 
@@ -117,7 +117,7 @@ class _Run:
     async def disturb(self, faults: list[Fault], targets: dict[str, Target]) -> list[str]:
         """Everything under load, until the last fault is over and the last publish and command answered.
 
-        Returns the names of programs that have ended by themselves.
+        Returns what programs did by themselves.
         """
         spread, ordered = self._loads.values()
         async with asking(self._asker), spread, ordered:

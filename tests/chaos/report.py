@@ -47,6 +47,8 @@ class Report(Struct, frozen=True, kw_only=True):
     settled_seconds: float
     unsettled: str
     """What has not come to an end; empty: everything has."""
+    errors: dict[str, int]
+    """What processes have reported and no fault accounts for -> how often."""
     unruly: list[str]
     """Processes that ended by themselves, or did not end when told to."""
 
@@ -70,6 +72,7 @@ class Report(Struct, frozen=True, kw_only=True):
             + asked.doubled
             + self.wrong_versions
             + self.wrong_states
+            + sum(self.errors.values())
             + len(self.unruly)
             + bool(self.unsettled)
         )

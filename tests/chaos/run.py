@@ -50,6 +50,8 @@ PROCESSES = {
     # One alone: the local stand-in for MongoDB slows down a hundredfold with several writers.
     "storage-3": ("storage-manager", "--tiers", "warm"),
 }
+UNEXPECTED = ("cell.failed", "cell.stopped", "command.failed")
+"""What none of the faults may lead to."""
 KINDS = ("correlation", "alert")
 ASKED = 100
 """So many correlations are asked for their state."""
@@ -84,6 +86,7 @@ async def run(folder: Path, seed: int, seconds: float) -> tuple[Report, list[Fau
                 faults=dict(Counter(fault.kind for fault in faults)),
                 settled_seconds=round(time.monotonic() - began, 1),
                 unsettled=unsettled,
+                errors=_errors(one),
                 unruly=unruly + [name for name, program in one.programs.items() if not program.running],
             )
             return report, faults
@@ -96,6 +99,11 @@ async def _hole(one: System, stack: contextlib.AsyncExitStack) -> tuple[Hole, st
     return hole, f"nats://127.0.0.1:{port}"
 
 
+def _errors(one: System) -> dict[str, int]:
+    found = [error for name in PROCESSES for error in one.programs[name].logged(*UNEXPECTED)]
+    return dict(Counter(f"{error['cell']}: {error.get('error') or error.get('reason')}" for error in found))
+
+
 class _Run:
     """What one run loads, listens to and judges; `direct` is never disturbed, `through` is."""
 
@@ -104,8 +112,8 @@ class _Run:
         self._one = one
         self._bus = direct
         self.log = Log(direct, shards)
-        spread = Load(through, pause_seconds=0.2)
-        ordered = Load(through, batch=20, pause_seconds=0.1, partition=0)
+        spread = Load(through, batch=100, pause_seconds=0.1)
+        ordered = Load(through, batch=40, pause_seconds=0.1, partition=0)
         self._loads = {"spread": spread, "ordered": ordered}
         self._asker = Asker(Entities(through, Log(through, shards)))
         self.told: Counter[str] = Counter()

@@ -108,6 +108,16 @@ class Program:
     def log_tail(self, lines: int = 30) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:]) if self._log.exists() else ""
 
+    def logged(self, *types: str) -> list[dict[str, Any]]:
+        """The telemetry events of these types in its log, in order; the last line may be cut short by a kill."""
+        quoted = [f'"type": "{one}"'.encode() for one in types]
+        found: list[dict[str, Any]] = []
+        for line in self._log.read_bytes().splitlines():
+            if any(one in line for one in quoted):
+                with contextlib.suppress(json.JSONDecodeError):
+                    found.append(json.loads(line))
+        return found
+
     async def status(self) -> dict[str, list[dict[str, Any]]]:
         """What `/status` shows; {} while it does not answer."""
         try:

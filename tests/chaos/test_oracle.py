@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.chaos import oracle
 from tests.chaos.faults import Target, schedule
 from tests.chaos.oracle import Changed
+from tests.chaos.report import Report
 from tests.system.hole import Hole
 from tests.system.load import Found, Published
 
@@ -106,6 +109,54 @@ def test_a_command_without_effect_or_with_two_is_counted() -> None:
     assert oracle.commands(found, {"one"}) == oracle.Commands(answered=1)
     assert oracle.commands(found, {"one", "three"}) == oracle.Commands(answered=2, lost=1)
     assert oracle.commands([*found, found[0]], {"one", "two"}) == oracle.Commands(answered=2, doubled=1)
+
+
+PERFECT = Report(
+    seed=1,
+    seconds=1,
+    faults={},
+    published=6,
+    acknowledged=5,
+    uncertain=1,
+    overtaken=0,
+    found={"log": Found(acknowledged=5)},
+    differing={"hot": 0},
+    correlations=oracle.Counts(events=5),
+    entities={"alert": oracle.Entities(changes=2)},
+    alerts=oracle.Alerts(raised=2, unheard=1),
+    commands=oracle.Commands(answered=1),
+    unanswered=1,
+    wrong_versions=0,
+    wrong_states=0,
+    settled_seconds=1.0,
+    unsettled="",
+    errors={},
+    unruly=[],
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {"found": {"log": Found(acknowledged=5, **{name: 1})}}
+            for name in ("lost", "doubled", "strangers", "reordered")
+        ),
+        *({"correlations": oracle.Counts(events=5, **{name: 1})} for name in ("missing", "surplus")),
+        *({"entities": {"alert": oracle.Entities(changes=2, **{name: 1})}} for name in ("repeated", "gaps")),
+        *({"alerts": oracle.Alerts(raised=2, **{name: 1})} for name in ("raised_again", "told_again", "told_unraised")),
+        *({"alerts": oracle.Alerts(raised=2, not_due=number)} for number in (1, -1)),
+        *({"commands": oracle.Commands(answered=1, **{name: 1})} for name in ("lost", "doubled")),
+        *({name: 1} for name in ("overtaken", "wrong_versions", "wrong_states")),
+        {"differing": {"hot": 1}},
+        {"unsettled": "intake"},
+        {"errors": {"intake.0: ValueError": 1}},
+        {"unruly": ["nats"]},
+    ],
+)
+def test_whatever_is_wrong_shows_in_the_sum(changes: dict[str, Any]) -> None:
+    assert PERFECT.wrong == 0
+    assert replace(PERFECT, **changes).wrong == 1
 
 
 def test_a_seed_decides_what_happens() -> None:

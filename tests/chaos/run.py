@@ -113,8 +113,8 @@ class _Run:
         self._one = one
         self._bus = direct
         self.log = Log(direct, shards)
-        spread = Load(through, batch=100, pause_seconds=0.1)
-        ordered = Load(through, batch=40, pause_seconds=0.1, partition=0)
+        spread = Load(through, pause_seconds=0.2)
+        ordered = Load(through, batch=20, pause_seconds=0.1, partition=0)
         self._loads = {"spread": spread, "ordered": ordered}
         self._asker = Asker(Entities(through, Log(through, shards)))
         self.told: Counter[str] = Counter()

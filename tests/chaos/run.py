@@ -79,6 +79,7 @@ async def run(folder: Path, seed: int, seconds: float) -> tuple[Report, list[Fau
             await until(this.effects_have_begun, 60, "the effects of alerts have begun")
             faults = schedule(seed, seconds, targets, pin_seconds=one.settings.intake.pin_timeout_seconds)
             unruly = await this.disturb(faults, targets)
+            unruly += _start_what_has_ended(one)
             began = time.monotonic()
             unsettled = await this.settle()
             report = await this.judge(
@@ -88,7 +89,7 @@ async def run(folder: Path, seed: int, seconds: float) -> tuple[Report, list[Fau
                 settled_seconds=round(time.monotonic() - began, 1),
                 unsettled=unsettled,
                 errors=_errors(one),
-                unruly=unruly + [name for name, program in one.programs.items() if not program.running],
+                unruly=unruly + _start_what_has_ended(one),
             )
             return report, faults
 
@@ -98,6 +99,13 @@ async def _hole(one: System, stack: contextlib.AsyncExitStack) -> tuple[Hole, st
     hole = Hole(one.settings.local.nats_port)
     await stack.enter_async_context(hole.listening(port))
     return hole, f"nats://127.0.0.1:{port}"
+
+
+def _start_what_has_ended(one: System) -> list[str]:
+    ended = [program for program in one.programs.values() if not program.running]
+    for program in ended:
+        program.start()
+    return [f"{program.name} ended after the last fault" for program in ended]
 
 
 def _errors(one: System) -> dict[str, int]:

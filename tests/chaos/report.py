@@ -92,5 +92,5 @@ def shown(report: Report, faults: Sequence[Fault]) -> str:
 
 def _row(value: object) -> str:
     if isinstance(value, dict):
-        return "  ".join(f"{key} {one}" for key, one in value.items())
-    return str(value) if value or isinstance(value, int) else "-"
+        value = "  ".join(f"{key} {one}" for key, one in value.items())
+    return "-" if value in ("", []) else str(value)

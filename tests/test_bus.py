@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import msgspec
 import pytest
 from nats.aio.msg import Msg
@@ -50,6 +52,24 @@ async def test_a_request_that_nobody_can_answer_ends_at_once(bus: Bus) -> None:
     with pytest.raises(BusUnavailableError):
         await bus.publish("no.stream.takes.this", b"x")
     assert time.monotonic() - started < 1
+
+
+def test_a_connection_that_was_reset_is_unavailable_and_comes_back_with_uvloop_too(nats_server: Settings) -> None:
+    async def reset_and_send() -> None:
+        async with connect(nats_server.nats_url) as bus:
+            for _ in range(3):
+                bus._client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+                # The client finds out at one of these, before the event loop tells it.
+                with contextlib.suppress(BusUnavailableError):
+                    for _ in range(10):
+                        await bus.send("reset", b"x")
+                        await asyncio.sleep(0)
+                async with asyncio.timeout(10):
+                    while not bus.connected:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                await bus.stream(await make(bus))
+
+    anyio.run(reset_and_send, backend_options={"use_uvloop": True})
 
 
 async def test_a_request_that_is_not_answered_ends_after_its_timeout(bus: Bus) -> None:

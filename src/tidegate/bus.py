@@ -20,6 +20,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
 from nats.js.errors import BucketNotFoundError, DigestMismatchError, NotFoundError
 
@@ -92,6 +93,29 @@ class _Answer(msgspec.Struct, frozen=True):
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
+class _Transport(TcpTransport):
+    """Tells of a lost connection by an OSError, as nats-py expects it.
+
+    Seen with uvloop 0.23: writing to a transport that was reset a moment ago raises RuntimeError. In nats-py 2.16 that
+    gets through `publish`, and ends its flusher, or the task that reconnects, without a word.
+    """
+
+    def __bool__(self) -> bool:
+        return True  # else the client makes one of its own
+
+    def write(self, payload: bytes) -> None:
+        try:
+            super().write(payload)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from error
+
+    def writelines(self, payload: list[bytes]) -> None:
+        try:
+            super().writelines(payload)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from error
+
+
 class Bus:
     """A connection to NATS. Made by `connect`."""
 
@@ -128,6 +152,18 @@ class Bus:
         """Have `call` called after each reconnect; returns a function that takes it off the list again."""
         self._on_reconnect.append(call)
         return lambda: self._on_reconnect.remove(call)
+
+    async def pause(self, seconds: float) -> bool:
+        """Returns after `seconds`, or at once when a lost connection comes back; whether it did."""
+        back = asyncio.Event()
+        undo = self.on_reconnect(back.set)
+        try:
+            async with asyncio.timeout(seconds):
+                return await back.wait()
+        except TimeoutError:
+            return False
+        finally:
+            undo()
 
     def on_disconnect(self, call: Callable[[str], None]) -> None:
         """Have `call` called with the reason when the connection is lost."""
@@ -288,7 +324,10 @@ class Bus:
         """A plain subscription; `call` gets each message. Of those that name the same `queue`, one gets it."""
         if not self.connected:
             raise BusUnavailableError("not connected to NATS")
-        return await self._client.subscribe(subject, queue=queue, cb=call)
+        try:
+            return await self._client.subscribe(subject, queue=queue, cb=call)
+        except (NatsError, OSError) as error:
+            raise BusUnavailableError(f"could not subscribe to {subject}: {error}") from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; fine when the connection is away."""
@@ -364,6 +403,8 @@ async def connect(
     Raises BusUnavailableError naming the address when there is no connection within the timeout.
     """
     client = Client()
+    if not url.startswith("ws"):
+        client._transport = _Transport()  # type: ignore[no-untyped-call]
     bus = Bus(client, request_timeout_seconds)
     options: dict[str, Any] = {"user_credentials": credentials_file} if credentials_file else {}
     last_error: list[Exception] = []

@@ -219,6 +219,10 @@ class MemoryInput:
     async def acquire(self, position: Callable[[], Awaitable[int]]) -> None:
         """It is always free."""
 
+    async def pause(self, seconds: float) -> bool:
+        await asyncio.sleep(seconds)
+        return False
+
     async def reset(self, after: int) -> None:
         """Read from the first message after sequence `after`."""
         await self.release()

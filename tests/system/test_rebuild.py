@@ -14,7 +14,8 @@ from typing import Any, cast
 import pytest
 
 from tests.system.harness import ROOT, System, system, until
-from tests.system.load import Load, in_log
+from tests.system.load import Load
+from tests.system.settled import in_log
 from tidegate import app
 from tidegate.config import Lake
 from tidegate.local.processes import environment

@@ -52,6 +52,8 @@ class EntityProgress(msgspec.Struct, frozen=True, kw_only=True):
     positions: dict[str, int]
     """Stream -> sequence of the last message taken in."""
     watermark_ms: int = 0
+    lag_ms: int | None = None
+    """How far event time was behind the log when it last came further; None: not known."""
     changes: int = 0
     """Since the beginning."""
 
@@ -140,7 +142,7 @@ class EntityWork(Work):
         self._expected = 0
         self._progress = EntityProgress(created={}, positions={})
         self._decided = self._progress
-        self._lag_ms = 0
+        self._lag_ms: int | None = None
         self._unsaved = 0
         self._saving: asyncio.Task[None] | None = None
 
@@ -172,6 +174,7 @@ class EntityWork(Work):
             await self._load_snapshot()
         if self._folded < self._expected:
             await self._fold_changes()
+        self._lag_ms = found.lag_ms
         self._progress = self._decided = msgspec.structs.replace(
             found, created=created, positions={name: found.positions.get(name, 0) for name in states}
         )
@@ -238,12 +241,14 @@ class EntityWork(Work):
             await asyncio.sleep(0)
         if not batch:
             # Nothing has come for a while: event time goes on as far behind the clock as it was.
-            watermark = max(watermark, int(time.time() * 1000) - self._lag_ms) if watermark else 0
+            if self._lag_ms is not None:
+                watermark = max(watermark, int(time.time() * 1000) - self._lag_ms)
             self._tell_the_time(watermark, "idle", decided)
         self._decided = msgspec.structs.replace(
             self._decided,
             positions=positions,
             watermark_ms=watermark,
+            lag_ms=self._lag_ms,
             changes=self._decided.changes + len(decided.lines),
         )
         yield Step(batch, decided._replace(progress=self._decided, commands=commands), began)

@@ -18,7 +18,8 @@ LAYERS = """
     app
     local
     edges
-    query rebuild
+    query rederive
+    rebuild
     verify
     tiers
     projector intake

@@ -17,9 +17,13 @@ from tests.conftest import local_settings, running
 from tests.system.harness import until
 from tests.tiers import frames
 from tidegate import app, history, rebuild, streams, subject
+from tidegate.actor.cell import Cell
+from tidegate.actor.cell import running as cells_running
+from tidegate.actor.generations import GenerationWork
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.bus import Bus, connect
 from tidegate.config import Nats, Redis, Settings, Warm
+from tidegate.entities.correlation import Correlations
 from tidegate.errors import FencedError, PositionError, RebuildError
 from tidegate.head import record_id
 from tidegate.history import cells_of
@@ -28,6 +32,7 @@ from tidegate.local.servers import server
 from tidegate.log import Log, Progress, event_messages, recorded
 from tidegate.projection import Generation, Position, Rebuildable, Recorded
 from tidegate.projector import ProjectionWork
+from tidegate.rederive import Rederivation
 from tidegate.verify import compare, repair
 
 pytestmark = pytest.mark.anyio
@@ -260,6 +265,33 @@ async def test_a_trimmed_log_is_refused_without_the_archive_and_exact_with_it(wo
     outcome = await world.rebuild(tier, archive=cold).run()
     assert outcome.events == 300
     assert await (await world.opened(tier, 2)).tally() == tally
+
+
+async def test_correlations_are_derived_from_the_archive_where_the_log_was_trimmed(world: World) -> None:
+    cold = await world.opened("cold")
+    await world.write(25)
+    await world.write(25)
+    await world.catch_up(cold)
+    await world.write(25)
+    ends = await world.log.last_event_sequences()
+    cells = [
+        Cell(
+            f"correlation.{shard}",
+            GenerationWork(world.bus, world.log, Correlations(), shard, 1),
+            app.entity_inputs(world.bus, Correlations(), shard, 1.0),
+        )
+        for shard in range(4)
+    ]
+    async with cells_running(cells), asyncio.timeout(20):
+        for shard, end in ends.items():
+            while cells[shard].status.positions.get(subject.LOG) != end:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    await world.trim(7)
+    with pytest.raises(PositionError, match="--from-archive"):
+        await Rederivation(world.bus, world.log, Correlations()).run()
+    outcome = await Rederivation(world.bus, world.log, Correlations(), archive=cold).run()
+    assert (outcome.events, outcome.differing, outcome.after.count) == (300, 0, outcome.before.count)
+    assert outcome.after.count > 0
 
 
 async def test_an_archive_with_a_gap_before_the_log_is_refused(world: World) -> None:

@@ -322,6 +322,16 @@ class Bus:
         except (NatsError, OSError, TimeoutError) as error:
             raise BusUnavailableError(f"reading {name} in {bucket}: {error or type(error).__name__}") from error
 
+    async def delete_object(self, bucket: str, name: str) -> None:
+        """Remove what is stored under `name`, if anything is."""
+        try:
+            store = await self._client.jetstream(timeout=self.timeout_seconds).object_store(bucket)
+            await store.delete(name)
+        except (BucketNotFoundError, NotFoundError):
+            return
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BusUnavailableError(f"removing {name} in {bucket}: {error or type(error).__name__}") from error
+
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def _disconnected(self) -> None:

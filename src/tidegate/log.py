@@ -27,6 +27,7 @@ __all__ = [
     "dead_messages",
     "event_messages",
     "lines_of",
+    "progress_message",
     "recorded",
 ]
 
@@ -107,6 +108,17 @@ def change_messages(kind: str, shard: int, lines: Sequence[bytes]) -> list[Outgo
     return _sealed(subject.entity(kind, shard), "change.v1", lines, "", "") if lines else []
 
 
+def progress_message(kind: str, shard: int | str, progress: msgspec.Struct, expected: int) -> Outgoing:
+    """A cell's progress record, which only follows the one at sequence `expected` (0 for none)."""
+    headers = {
+        "Nats-Expected-Last-Subject-Sequence": str(expected),
+        # Keep only the newest progress record of each cell.
+        "Nats-Rollup": "sub",
+        frame.SCHEMA: "progress.v1",
+    }
+    return Outgoing(subject.cell(kind, shard), msgspec.json.encode(progress), headers)
+
+
 def lines_of(message: Stored) -> list[bytes]:
     """The records of a frame of the log, each as JSON."""
     return frame.inflate(message.payload, "zstd", 2**31).split(b"\n")[:-1]
@@ -155,18 +167,8 @@ class Log:
         `expected` is the sequence of the cell's previous progress record (0 for none). Raises FencedError, with
         nothing stored, when that is no longer the newest. At most 999 messages.
         """
-        record = Outgoing(
-            subject.cell(kind, shard),
-            msgspec.json.encode(progress),
-            {
-                "Nats-Expected-Last-Subject-Sequence": str(expected),
-                # Keep only the newest progress record of each cell.
-                "Nats-Rollup": "sub",
-                frame.SCHEMA: "progress.v1",
-            },
-        )
         try:
-            ack = await self._bus.publish_atomic([*messages, record])
+            ack = await self._bus.publish_atomic([*messages, progress_message(kind, shard, progress, expected)])
         except BusError as error:
             if error.code == WRONG_LAST_SEQUENCE:
                 raise FencedError(f"{kind}.{shard}", "another process has committed to this cell") from error
@@ -216,13 +218,18 @@ class Log:
             raise
         return ack.seq
 
-    async def forget_consumer(self, name: str) -> None:
+    async def forget_consumer(self, name: str, stream: str = subject.LOG) -> None:
         """Delete a durable consumer. Safe to repeat."""
         try:
-            await self._bus.api(f"CONSUMER.DELETE.{subject.LOG}.{name}")
+            await self._bus.api(f"CONSUMER.DELETE.{stream}.{name}")
         except BusError as error:
             if error.code != CONSUMER_NOT_FOUND:
                 raise
+
+    async def forget(self, subjects: str) -> int:
+        """Purge all messages on `subjects`; returns how many there were."""
+        answer = await self._bus.api(f"STREAM.PURGE.{subject.LOG}", {"filter": subjects})
+        return int(answer["purged"])
 
     async def events_taken_in(self) -> int:
         """Events ever logged, as the intake's progress records count them: also those trimmed since."""

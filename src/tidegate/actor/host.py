@@ -23,14 +23,16 @@ from tidegate.actor.entity import NO_COMMAND, Change, Codec, Command, Context, E
 from tidegate.actor.mailbox import Positions
 from tidegate.actor.pulling import Delivered
 from tidegate.actor.snapshots import Objects, Snapshots
-from tidegate.bus import Stored, StreamState
+from tidegate.bus import Outgoing, Stored, StreamState
 from tidegate.errors import CommandRefusedError, FrameError, TidegateError
 from tidegate.log import Log, change_messages, check_position, lines_of
 
-__all__ = ["REPLY", "Answer", "Bus", "EntityProgress", "EntityWork", "Refusal", "answers"]
+__all__ = ["AGAIN", "REPLY", "Answer", "Bus", "EntityProgress", "EntityWork", "Refusal", "answers"]
 
 REPLY = "Tidegate-Reply"
 """Header of a command: the subject for its answer."""
+AGAIN = "Tidegate-Again"
+"""Header of changes that a rebuild has derived anew: history, and no news to those who react to changes."""
 _KNOWN_COMMANDS = 10_000
 _MAX_COMMANDS_BYTES = 4 * 1024 * 1024
 _COMMANDS = msgspec.json.Decoder(Command)
@@ -54,6 +56,8 @@ class EntityProgress(msgspec.Struct, frozen=True, kw_only=True):
     watermark_ms: int = 0
     changes: int = 0
     """Since the beginning."""
+    serves: bool = True
+    """Whether commands and new events are decided on here: not where another generation does (`generations`)."""
 
 
 class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -118,8 +122,8 @@ class EntityWork(Work):
         self._log = log
         self._entity = entity
         self._shard = shard
-        self._name = name or entity.kind
-        self._cell = f"{self._name}.{shard}"
+        self.name = name or entity.kind
+        self._cell = f"{self.name}.{shard}"
         self._codec = Codec(entity)
         self._snapshots = Snapshots(bus, entity, self._cell)
         self.limit = limit
@@ -140,12 +144,19 @@ class EntityWork(Work):
         self._expected = 0
         self._progress = EntityProgress(created={}, positions={})
         self._decided = self._progress
+        self._commands = 0
+        """Taken in by the step that is being decided."""
         self._lag_ms = 0
         self._unsaved = 0
         self._saving: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._entities)
+
+    @property
+    def progress(self) -> tuple[int, EntityProgress]:
+        """The last progress record, and its sequence in the log; 0 before the first."""
+        return self._expected, self._progress
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Id and state of all entities, one step ahead of the log at most."""
@@ -161,7 +172,7 @@ class EntityWork(Work):
         """Snapshot, then the changes after it. Raises PositionError when the positions are of other streams."""
         while self._undo:
             self._take_back(self._undo.pop())
-        self._expected, found = await self._log.newest(self._name, self._shard, EntityProgress)
+        self._expected, found = await self._log.newest(self.name, self._shard, EntityProgress)
         states = {name: await self._bus.stream(name) for name in self._streams}
         created = {name: state.created for name, state in states.items()}
         if found is None:
@@ -173,7 +184,7 @@ class EntityWork(Work):
         if self._folded < self._expected:
             await self._fold_changes()
         self._progress = self._decided = msgspec.structs.replace(
-            found, created=created, positions={name: found.positions.get(name, 0) for name in states}
+            found, created=created, positions={**dict.fromkeys(states, 0), **found.positions}
         )
         return self._progress.positions
 
@@ -190,7 +201,7 @@ class EntityWork(Work):
 
     async def _fold_changes(self) -> None:
         began, count = time.monotonic(), 0
-        changes = self._log.read(subject.entity(self._name, self._shard), self._folded + 1, self._expected)
+        changes = self._log.read(subject.entity(self.name, self._shard), self._folded + 1, self._expected)
         async with contextlib.aclosing(changes):
             async for message in changes:
                 for line in lines_of(message):
@@ -225,14 +236,11 @@ class EntityWork(Work):
         began = time.monotonic()
         self._undo.append(_Undo({}, []))
         decided = _Decided([], [], self._decided, 0)
-        commands = 0
+        self._commands = 0
         positions = dict(self._decided.positions)
         watermark = self._decided.watermark_ms
         for message in batch:
-            if message.stream == subject.COMMAND:
-                commands += self._take_commands(message, watermark, decided)
-            else:
-                watermark = self._react(message, watermark, decided)
+            watermark = self._take(message, watermark, decided)
             positions[message.stream] = message.sequence
             # Let heartbeats and the other cells in between messages: a frame takes milliseconds.
             await asyncio.sleep(0)
@@ -246,9 +254,16 @@ class EntityWork(Work):
             watermark_ms=watermark,
             changes=self._decided.changes + len(decided.lines),
         )
-        yield Step(batch, decided._replace(progress=self._decided, commands=commands), began)
+        yield Step(batch, decided._replace(progress=self._decided, commands=self._commands), began)
 
-    def _take_commands(self, message: Delivered, watermark: int, decided: _Decided) -> int:
+    def _take(self, message: Delivered, watermark: int, decided: _Decided) -> int:
+        """Decide on one message; returns how far event time has come."""
+        if message.stream == subject.LOG:
+            return self._react(message, watermark, decided)
+        self._take_commands(message, watermark, decided)
+        return watermark
+
+    def _take_commands(self, message: Delivered, watermark: int, decided: _Decided) -> None:
         reply = message.headers.get(REPLY, "")
         found: list[Answer] = []
         for number, line in enumerate(self._lines(message, found)):
@@ -269,7 +284,7 @@ class EntityWork(Work):
                 found.append(Answer(id=command.id, refused=Refusal("failed", f"{type(error).__name__}: {error}")))
         if reply:
             decided.replies.append((reply, found))
-        return len(found)
+        self._commands += len(found)
 
     def _lines(self, message: Delivered, found: list[Answer]) -> list[bytes]:
         try:
@@ -299,6 +314,8 @@ class EntityWork(Work):
         return Answer(id=command.id, version=version + 1, events=msgspec.Raw(encoded))
 
     def _react(self, message: Delivered, watermark: int, decided: _Decided) -> int:
+        if AGAIN in message.headers:
+            return watermark
         stored = Stored(message.subject, message.sequence, message.time_ms, message.payload, message.headers)
         reaction = self._entity.react(stored, self._shard, self._log.shards)
         entity, cause = self._entity, f"{message.stream}/{message.sequence}"
@@ -336,7 +353,7 @@ class EntityWork(Work):
             context = Context(id=entity_id, version=version, time_ms=due, watermark_ms=watermark, cause=cause)
             events = entity.on_time(state, context)
             if not events:
-                raise RuntimeError(f"{self._name} {entity_id!r} was due at {due}, and nothing has happened")
+                raise RuntimeError(f"{self.name} {entity_id!r} was due at {due}, and nothing has happened")
             self._change(entity_id, version, due, events, "", decided)
 
     def _change(
@@ -385,8 +402,8 @@ class EntityWork(Work):
         if not step.batch and not decided.lines:
             self._undo.popleft()
             return
-        messages = change_messages(self._name, self._shard, decided.lines)
-        self._expected = await self._log.append(self._name, self._shard, messages, decided.progress, self._expected)
+        messages = self._messages(decided.lines)
+        self._expected = await self._log.append(self.name, self._shard, messages, decided.progress, self._expected)
         self._progress, self._folded = decided.progress, self._expected
         self._undo.popleft()
         self._unsaved += len(decided.lines)
@@ -401,6 +418,9 @@ class EntityWork(Work):
                 lag=step.batch[-1].pending if step.batch else 0,
             )
         )
+
+    def _messages(self, lines: Sequence[bytes]) -> list[Outgoing]:
+        return change_messages(self.name, self._shard, lines)
 
     async def evolve(self, step: Step) -> None:
         """What was decided is the state now: answer, and store it once in a while."""

@@ -32,6 +32,14 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 NO_MESSAGE_FOUND = 10037
 WRONG_LAST_SEQUENCE = 10071
+ROLLUP_REFUSED = 10111
+WRONG_LAST_SEQUENCE_IN_BATCH = 10164
+"""An expectation about a subject that the same batch writes to elsewhere."""
+BATCH_DISABLED = 10174
+BATCH_INCOMPLETE = 10176
+BATCH_TOO_LARGE = 10199
+BATCH_DUPLICATE = 10201
+MAX_BATCH = 1000
 _NOT_NOW = (429, 503)
 """Codes (like HTTP's) of errors that pass: too many requests, storage or JetStream not available."""
 
@@ -190,6 +198,16 @@ class Bus:
             messages=state["messages"],
             bytes=state["bytes"],
         )
+
+    async def subjects(self, stream: str, pattern: str) -> list[str]:
+        """The subjects that match `pattern` and have messages in the stream."""
+        info = await self.api(f"STREAM.INFO.{stream}", {"subjects_filter": pattern})
+        return sorted(info["state"].get("subjects") or ())
+
+    async def purge(self, stream: str, subject: str = ">", before: int = 0) -> int:
+        """Remove all messages on `subject` (wildcards allowed), or those with a sequence below `before`; how many."""
+        body = {"filter": subject, **({"seq": before} if before else {})}
+        return int((await self.api(f"STREAM.PURGE.{stream}", body))["purged"])
 
     async def last_message(self, stream: str, subject: str) -> Stored | None:
         """The newest message on `subject` (wildcards allowed), or None."""

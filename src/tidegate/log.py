@@ -228,14 +228,13 @@ class Log:
 
     async def forget(self, subjects: str) -> int:
         """Purge all messages on `subjects`; returns how many there were."""
-        answer = await self._bus.api(f"STREAM.PURGE.{subject.LOG}", {"filter": subjects})
-        return int(answer["purged"])
+        return await self._bus.purge(subject.LOG, subjects)
 
     async def events_taken_in(self) -> int:
         """Events ever logged, as the intake's progress records count them: also those trimmed since."""
         # Each by itself: a consumer would miss a record that a newer one replaces while it reads.
-        info = await self._bus.api(f"STREAM.INFO.{subject.LOG}", {"subjects_filter": subject.cell(INTAKE, "*")})
-        records = [await self.progress(INTAKE, one.rsplit(".", 1)[1]) for one in info["state"].get("subjects") or ()]
+        subjects = await self._bus.subjects(subject.LOG, subject.cell(INTAKE, "*"))
+        records = [await self.progress(INTAKE, one.rsplit(".", 1)[1]) for one in subjects]
         return sum(progress.events for _, progress in records if progress)
 
     async def last_event_sequences(self) -> dict[int, int]:

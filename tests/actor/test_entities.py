@@ -52,9 +52,10 @@ class World:
     def _inputs(self, shard: int) -> Mailbox:
         if not isinstance(self.bus, MemoryBus):
             return app.entity_inputs(self.bus, self.entity, shard, 1.0)
-        commands = MemoryInput(self.bus, subject.COMMAND, [subject.command(self.entity.kind, shard)])
+        name = f"{self.entity.kind}.{shard}"
+        commands = MemoryInput(self.bus, subject.COMMAND, name, [subject.command(self.entity.kind, shard)])
         followed = subject.followed(self.entity.follows, shard)
-        return Mailbox(commands, *([MemoryInput(self.bus, subject.LOG, followed)] if followed else []))
+        return Mailbox(commands, *([MemoryInput(self.bus, subject.LOG, name, followed)] if followed else []))
 
     async def state(self, entity_id: str) -> Counter:
         return msgspec.json.decode((await self.system.get(self.entity.kind, entity_id)).state, type=Counter)

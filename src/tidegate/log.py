@@ -33,6 +33,11 @@ __all__ = [
 
 INTAKE = "intake"
 """The kind of the cells whose progress records count events."""
+_OTHER_COURSE = (
+    "the stream was restored from an older copy and has grown since, so this read model has what the log has not."
+    " Restore the newer copy of the stream, or build this read model anew with `tidegate rebuild` (hot, warm, lake) or"
+    " empty it (cold)."
+)
 _CHUNK_BYTES = 6 * 1024 * 1024
 """Uncompressed bytes per message at most: below the server's 8 MB even where nothing can be compressed."""
 
@@ -248,26 +253,30 @@ class Log:
     async def check(self, position: Position | None) -> StreamState:
         """The log's state, if `position` belongs to it.
 
-        Raises PositionError when the stream is another one, or ends before the position.
+        Raises PositionError when the stream is another one, ends before the position, or has there not the frame that
+        was taken in: one that was restored from an older copy and has grown since.
         """
         state = await self.state()
         if position is not None:
             check_position(state, position.created, position.sequence)
-            await self._check_frame(state, position.sequence)
+            await self._check_frame(state, position)
         return state
 
-    async def _check_frame(self, state: StreamState, sequence: int) -> None:
-        """The last frame taken in must still be an event frame, unless it was trimmed: nothing else removes one."""
+    async def _check_frame(self, state: StreamState, position: Position) -> None:
+        """The last frame taken in must still be there as it was, unless it was trimmed: nothing else removes one."""
+        sequence = position.sequence
         if sequence < state.first_sequence:
             return
         message = await self._bus.message_at(subject.LOG, sequence)
         if message is None or not message.subject.startswith(subject.event("*")[:-1]):
             if sequence < (await self.state()).first_sequence:
                 return
+            raise PositionError(f"the position {sequence} names no event frame of stream {state.name}: {_OTHER_COURSE}")
+        found = int(message.headers[frame.DIGEST])
+        if position.frame_digest not in (None, found):
             raise PositionError(
-                f"the position {sequence} names no event frame of stream {state.name}: the stream was restored from an"
-                " older copy and has grown since. Restore the newer copy, or build this read model anew with"
-                " `tidegate rebuild`."
+                f"the position {sequence} was taken after a frame with digest {position.frame_digest:016x}, but stream"
+                f" {state.name} has another one there ({found:016x}): {_OTHER_COURSE}"
             )
 
 

@@ -141,6 +141,8 @@ class EntityWork(Work):
         """Entity -> the earliest time in the heap at which it is to be looked at."""
         self._folded = 0
         """Sequence up to which the log's changes are in the states; 0 before the first recovery."""
+        self._known_changes = 0
+        """How many those are."""
         self._expected = 0
         self._progress = EntityProgress(created={}, positions={})
         self._decided = self._progress
@@ -181,25 +183,38 @@ class EntityWork(Work):
             check_position(state, found.created.get(name, state.created), found.positions.get(name, 0))
         if self._folded == 0 or self._folded > self._expected:
             await self._load_snapshot()
-        if self._folded < self._expected:
+        remembered = self._folded > 0
+        await self._fold_changes()
+        if remembered and self._known_changes != found.changes:
+            # The log was restored from an older copy and has grown since: what was remembered took another course.
+            reason = f"with the changes since then it has {self._known_changes}, but the log {found.changes}"
+            telemetry.emit(telemetry.SnapshotIgnored(cell=self._cell, reason=reason))
+            self._forget()
             await self._fold_changes()
         self._progress = self._decided = msgspec.structs.replace(
             found, created=created, positions={**dict.fromkeys(states, 0), **found.positions}
         )
         return self._progress.positions
 
-    async def _load_snapshot(self) -> None:
+    def _forget(self) -> None:
         self._entities, self._known, self._folded = {}, OrderedDict(), 0
         self._waiting, self._timed = [], {}
+        self._known_changes, self._unsaved = 0, 0
+
+    async def _load_snapshot(self) -> None:
+        self._forget()
         log = await self._log.state()
         found = await self._snapshots.newest(log.created, self._expected)
         if found is not None:
-            self._folded, self._entities, commands = found
-            self._known.update(commands)
+            snapshot, self._entities = found
+            self._folded, self._known_changes = snapshot.sequence, snapshot.changes
+            self._known.update(snapshot.commands)
             for entity_id, (_, state) in self._entities.items():
                 self._wait(entity_id, state)
 
     async def _fold_changes(self) -> None:
+        if self._folded == self._expected:
+            return
         began, count = time.monotonic(), 0
         changes = self._log.read(subject.entity(self.name, self._shard), self._folded + 1, self._expected)
         async with contextlib.aclosing(changes):
@@ -213,6 +228,7 @@ class EntityWork(Work):
                 await asyncio.sleep(0)
         self._folded = self._expected
         self._unsaved += count
+        self._known_changes += count
         telemetry.emit(
             telemetry.EntitiesRecovered(
                 cell=self._cell, entities=len(self._entities), changes=count, seconds=time.monotonic() - began
@@ -407,6 +423,7 @@ class EntityWork(Work):
         self._progress, self._folded = decided.progress, self._expected
         self._undo.popleft()
         self._unsaved += len(decided.lines)
+        self._known_changes += len(decided.lines)
         telemetry.emit(
             telemetry.EntitiesChanged(
                 cell=self._cell,
@@ -449,12 +466,12 @@ class EntityWork(Work):
                     entities[entity_id] = before
             for command_id in undo.commands:
                 known.pop(command_id, None)
-        began, sequence, unsaved = time.monotonic(), self._folded, self._unsaved
+        began, sequence, unsaved, changes = time.monotonic(), self._folded, self._unsaved, self._known_changes
         created = self._progress.created.get(subject.LOG, "")
         try:
             created = created or (await self._log.state()).created
             data = await anyio.to_thread.run_sync(
-                self._snapshots.encode, created, sequence, entities, list(known.items())
+                self._snapshots.encode, created, sequence, changes, entities, list(known.items())
             )
             await self._snapshots.store(data)
         except TidegateError as error:

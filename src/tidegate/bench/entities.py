@@ -215,9 +215,9 @@ async def _write_changes(log: Log, settings: Settings, count: int) -> tuple[int,
 
 async def _append(log: Log, shard: int, lines: Sequence[bytes]) -> int:
     size, expected = 0, 0
-    progress = EntityProgress(created={}, positions={})
     for first in range(0, len(lines), 8_000):
         messages = change_messages("correlation", shard, lines[first : first + 8_000])
+        progress = EntityProgress(created={}, positions={}, changes=min(first + 8_000, len(lines)))
         size += sum(len(one.payload) for one in messages)
         expected = await log.append("correlation", shard, messages, progress, expected)
     return size

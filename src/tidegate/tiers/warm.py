@@ -99,6 +99,7 @@ class WarmTier:
             sequence=stored["sequence"],
             count=stored["count"],
             digest=int(stored["digest"]),
+            frame_digest=int(stored["frame_digest"]) if stored.get("frame_digest") else None,
         )
 
     def project(self, frames: Sequence[Recorded]) -> list[RawBSONDocument]:
@@ -136,6 +137,7 @@ class WarmTier:
             "count": new.count,
             # Unsigned, 64 bits: more than BSON's integers hold.
             "digest": str(new.digest),
+            "frame_digest": None if new.frame_digest is None else str(new.frame_digest),
         }
         key = {"_id": self._position_id(cell)}
         if expected is None:

@@ -125,7 +125,8 @@ def _sum(parts: Sequence[Entry] | Sequence[Tally]) -> Tally:
 def _equal(logged: Entry, found: Tally | None, due_ms: int) -> bool:
     if found is not None and (found.count, found.digest) == (logged.count, logged.digest):
         return True
-    return logged.time_ms < due_ms and (found is None or found.count < logged.count)
+    # What is just about to be forgotten may be so in part.
+    return logged.time_ms < due_ms and (found is None or found.count <= logged.count)
 
 
 async def _named(log: Log, model: Rebuildable, sequence: int, archive: Archive | None) -> dict[str, list[str]]:

@@ -297,7 +297,9 @@ class EntityWork(Work):
             except Exception as error:  # noqa: BLE001 - whatever a bug in the entity raises
                 # A command comes from outside; one that the entity stumbles over must not stop the others.
                 telemetry.emit(telemetry.CommandFailed(cell=self._cell, error=f"{type(error).__name__}: {error}"))
-                found.append(Answer(id=command.id, refused=Refusal("failed", f"{type(error).__name__}: {error}")))
+                version = self._entities.get(command.id, (0, None))[0]
+                refusal = Refusal("failed", f"{type(error).__name__}: {error}")
+                found.append(Answer(id=command.id, version=version, refused=refusal))
         if reply:
             decided.replies.append((reply, found))
         self._commands += len(found)

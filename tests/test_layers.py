@@ -27,7 +27,7 @@ LAYERS = """
     pipeline
     entities
     actor
-    publisher streams deadletters history
+    publisher streams deadletters history presence
     log
     head
     reader projection

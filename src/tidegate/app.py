@@ -34,6 +34,7 @@ from tidegate.config import Settings
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
 from tidegate.history import cells_of, consumer_of
 from tidegate.log import Log
+from tidegate.presence import answering
 from tidegate.projection import ReadModel
 from tidegate.projector import ProjectionWork
 from tidegate.subject import Declarations, load_declarations
@@ -215,20 +216,22 @@ class Process:
 
     async def _position_rows(self, log: Log) -> Rows:
         ends = await log.last_event_sequences()
-        rows: Rows = []
-        for name, model in self.models.items():
-            for cell in cells_of(model, self.declared.shards):
-                end = max(ends.values()) if cell == "all" else ends[int(cell)]
-                row: dict[str, Any] = {"read model": name, "cell": cell, "log end": end}
-                try:
-                    async with asyncio.timeout(2):
-                        position = await model.position(cell)
-                    at = position.sequence if position else 0
-                    row |= {"position": at, "events": position.count if position else 0, "behind": end - at}
-                except (TidegateError, TimeoutError) as error:
-                    row |= {"problem": str(error)[:120] or "no answer within 2 s"}
-                rows.append(row)
-        return rows
+
+        async def row(name: str, model: ReadModel, cell: str) -> dict[str, Any]:
+            end = max(ends.values()) if cell == "all" else ends[int(cell)]
+            found: dict[str, Any] = {"read model": name, "cell": cell, "log end": end}
+            try:
+                async with asyncio.timeout(2):
+                    position = await model.position(cell)
+                at = position.sequence if position else 0
+                return found | {"position": at, "events": position.count if position else 0, "behind": end - at}
+            except (TidegateError, TimeoutError) as error:
+                return found | {"problem": str(error)[:120] or "no answer within 2 s"}
+
+        models = self.models.items()
+        return await asyncio.gather(
+            *(row(name, model, cell) for name, model in models for cell in cells_of(model, self.declared.shards))
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -238,13 +241,7 @@ class Process:
         from tidegate.edges.http import application, serving
 
         app = application(self, self._routes())
-        ports = {
-            "event-streaming": self.settings.http.event_streaming_port,
-            "transformation-pipeline": self.settings.http.transformation_pipeline_port,
-            "entities": self.settings.http.entities_port,
-            "storage-manager": self.settings.http.storage_manager_port,
-        }
-        serve, stop = serving(app, self.settings.http.host, ports[self.name])
+        serve, stop = serving(app, self.settings.http.host, self._port)
         async with anyio.create_task_group() as group:
             group.start_soon(_until_signalled, group.cancel_scope, stop)
             group.start_soon(serve)
@@ -252,6 +249,16 @@ class Process:
                 await self._work()
             finally:
                 stop()
+
+    @property
+    def _port(self) -> int:
+        http = self.settings.http
+        return {
+            "event-streaming": http.event_streaming_port,
+            "transformation-pipeline": http.transformation_pipeline_port,
+            "entities": http.entities_port,
+            "storage-manager": http.storage_manager_port,
+        }[self.name]
 
     def _routes(self) -> list[ControllerRouterHandler]:
         if self.name == "event-streaming":
@@ -310,6 +317,8 @@ class Process:
 
             bus.on_disconnect(disconnected)
             bus.on_reconnect(reconnected)
+            where = f"http://{settings.http.host}:{self._port}"
+            await stack.enter_async_context(answering(bus, self.name, where, self.not_ready, self.sections))
             await self._streams(bus)
             log = Log(bus, self.declared.shards)
             kinds: list[Entity[Any, Any, Any]] = []

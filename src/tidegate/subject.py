@@ -21,6 +21,7 @@ __all__ = [
     "COMMAND",
     "INGEST",
     "LOG",
+    "STATUS",
     "Declarations",
     "StreamDeclaration",
     "SubjectDeclaration",
@@ -47,6 +48,9 @@ INGEST = "INGEST"
 LOG = "LOG"
 ALERT_RAISED = "alert.raised"
 """Plain messages, not stored: each new alert."""
+
+STATUS = "status.processes"
+"""Plain requests, not stored: every process answers."""
 
 _SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -69,6 +69,21 @@ async def _owner_of(two: System, cell: str) -> tuple[Program, Program]:
     return (first, second) if cell in await _owned(first) else (second, first)
 
 
+async def test_status_shows_who_owns_what_in_all_processes_of_a_kind(two: System) -> None:
+    async with asking(two):
+        found = msgspec.json.decode(await tidegate(two, "status", "--json"))
+        answers = [one for one in found["answers"] if one["process"] == "entities"]
+        assert {one["address"] for one in answers} == {program.url for program in two.programs.values() if program.url}
+        owners = {f"{one['pid']}@{one['host']}" for one in answers}
+        assert len(owners) == 2
+        running = {row["cell"]: row["owner"] for row in found["sections"]["cells"] if row["state"] == "running"}
+        assert set(running) >= CELLS
+        assert set(running.values()) <= owners
+        assert "entities" not in found["unreachable"]
+        text = await tidegate(two, "status")
+        assert all(one["address"] in text for one in answers)
+
+
 async def test_killing_the_owner_moves_its_entities_within_five_seconds_and_their_states_with_them(two: System) -> None:
     async with asking(two) as (entities, _):
         cell = f"alert.{subject.shard_of('a', 4)}"

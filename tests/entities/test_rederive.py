@@ -13,13 +13,14 @@ from msgspec.structs import replace
 
 from tests.tiers import frames
 from tidegate import app, rederive, streams, subject
+from tidegate.actor import generations
 from tidegate.actor.generations import GenerationWork
 from tidegate.actor.system import System
 from tidegate.bus import Bus, connect
 from tidegate.config import CorrelationRules, Settings
 from tidegate.entities.correlation import Close, Correlation, Correlations, Escalate
-from tidegate.errors import BusError, CommandRefusedError, RebuildError
-from tidegate.log import Log, Progress, event_messages, lines_of
+from tidegate.errors import BusError, CommandRefusedError, FencedError, RebuildError
+from tidegate.log import Log, Progress, event_messages, lines_of, progress_message
 from tidegate.rederive import Rederivation
 
 pytestmark = pytest.mark.anyio
@@ -216,6 +217,31 @@ async def test_an_interrupted_one_is_carried_on_and_the_old_are_collected(
         assert [one async for one in world.log.read("log.correlation.*")] == []
         assert await rederive.collect(world.bus, world.log, "correlation") == []
         assert (await world.states(3)).keys() == (await world.states(2)).keys()
+
+
+async def test_a_take_over_that_was_interrupted_is_gone_on_with(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.write(200)
+    async with world.entities():
+        await world.caught_up(1)
+        before = await world.states(1)
+        await world.rederivation().run()
+        failed = 0
+
+        def fails_at_first(*arguments: Any) -> Any:
+            nonlocal failed
+            failed += 1
+            if failed <= 4:
+                raise KeyError("the old one has been fenced out, the new one does not serve yet")
+            return progress_message(*arguments)
+
+        monkeypatch.setattr(generations, "progress_message", fails_at_first)
+        await world.caught_up(2)
+        assert failed > 4
+        assert await world.states(2) == before
+        for shard in range(4):
+            assert not (await world.loaded(shard, 1)).progress[1].serves
+            with pytest.raises(FencedError, match="generation 2 serves"):
+                await GenerationWork(world.bus, world.log, Correlations(), shard, 1).recover()
 
 
 async def test_two_processes_change_over_while_events_flow_and_each_command_takes_effect_once(world: World) -> None:

@@ -24,9 +24,9 @@ async def collect(settings: Settings) -> dict[str, Any]:
     """`processes` (name, pid, since, restarts, ready, address, where), `answers` and `sections`: title to rows.
 
     `processes` are those of a local run; `pid` and `since` (Unix seconds) are null for what `tidegate up` did not
-    start. `answers` (process, host, pid, address, waiting_for, reported) are all of Tidegate's own processes that answer
-    over NATS, several of a kind on any hosts included. Their sections of one title are joined; `unreachable` names the
-    kinds of which none has reported.
+    start. `answers` (process, host, pid, address, waiting_for, reported) are all of Tidegate's own processes that
+    answer over NATS, several of a kind on any hosts included. Their sections of one title are joined; `unreachable`
+    names the kinds of which none has reported.
     """
     run = read_run(settings.data_dir)
     children = {child.name: child for child in run.children if alive(child)} if run is not None else {}

@@ -132,8 +132,11 @@ class Rebuildable(ReadModel, Protocol):
     keeps_ms: int | None
     """How long an event is kept, counted from when the log stored it at the earliest; None: for ever."""
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
-        """What is really there of each frame of the log with first <= sequence <= last."""
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
+        """What is really there of each frame of the log with first <= sequence <= last.
+
+        With `deep`, an event that what the model keeps besides (lists, counts) does not fit counts as another one.
+        """
 
     async def records(self, sequence: int) -> list[Record]:
         """What is really there of one frame."""

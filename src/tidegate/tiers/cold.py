@@ -125,7 +125,7 @@ class ColdTier:
             async for one in self._objects.latest_first(shard):
                 yield one
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
         """Inflates every frame; one that cannot be counts as nothing."""
         found = {}
         for shard in await self.shards():

@@ -2,10 +2,10 @@
 
 Invariant: looking never takes for damage what time, a full list or a writer at work explain.
 
-Checked against the blocks that are there: each event can be found by its id and in each list that it belongs in; a list
-holds nothing of a block that is not in it; minutes count no fewer events than the blocks have, and no more where that
-can be known: while nothing has expired yet, and nobody writes. Of a full list only the newest entry must be there, as
-shards that lag behind push out others.
+Checked against the blocks that are there: each event can be found by its id, and in each list that it belongs in unless
+that is full (which events others have pushed out depends on the order in which shards came to them); a list has nothing
+of a block that is not in it, and nothing twice; minutes count no fewer events than the blocks have, and no more where
+that can be known: while nothing has expired yet, and nobody writes.
 """
 
 from __future__ import annotations
@@ -110,9 +110,8 @@ class Check:
     def _look_at_list(self, wanted: set[bytes], entries: list[bytes], here: set[tuple[int, int]]) -> None:
         found = set(entries)
         missing = wanted - found
-        if len(entries) >= self._cap and missing:
-            newest = max(map(place_of, entries))
-            missing = {one for one in missing if place_of(one) > newest}
+        if len(entries) >= self._cap:
+            missing = set()
         stray = [one for one in found - wanted if place_of(one)[:2] in here]
         doubled = [one for one, count in Counter(entries).items() if count > 1 and one in wanted]
         for one in (*missing, *stray, *doubled):

@@ -213,7 +213,7 @@ class LakeTier:
                 digest += pc.sum(batch["crc"]).as_py() or 0
         return Tally(count=count, digest=digest % 2**64)
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
         """Counted from the events themselves, not from the column `crc`."""
         return await anyio.to_thread.run_sync(lambda: lake_check.frames(self._load_dataset(), first, last))
 

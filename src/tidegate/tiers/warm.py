@@ -163,7 +163,7 @@ class WarmTier:
             return Tally(count=0, digest=0)
         return Tally(count=found[0]["count"], digest=int(found[0]["digest"]) % 2**64)
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
         """Counted from the documents themselves: one that was changed counts with another CRC (`bsoned.crc_of`)."""
         counts: Counter[int] = Counter()
         digests: Counter[int] = Counter()

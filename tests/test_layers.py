@@ -18,7 +18,8 @@ LAYERS = """
     app
     local
     edges
-    query rebuild
+    query rederive
+    rebuild
     verify
     tiers
     projector intake lifecycle
@@ -26,7 +27,7 @@ LAYERS = """
     pipeline
     entities
     actor
-    publisher streams deadletters history
+    publisher streams deadletters history presence
     log
     head
     reader projection

@@ -33,6 +33,14 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 NO_MESSAGE_FOUND = 10037
 WRONG_LAST_SEQUENCE = 10071
+ROLLUP_REFUSED = 10111
+WRONG_LAST_SEQUENCE_IN_BATCH = 10164
+"""An expectation about a subject that the same batch writes to elsewhere."""
+BATCH_DISABLED = 10174
+BATCH_INCOMPLETE = 10176
+BATCH_TOO_LARGE = 10199
+BATCH_DUPLICATE = 10201
+MAX_BATCH = 1000
 _NOT_NOW = (429, 503)
 """Codes (like HTTP's) of errors that pass: too many requests, storage or JetStream not available."""
 
@@ -227,6 +235,16 @@ class Bus:
             bytes=state["bytes"],
         )
 
+    async def subjects(self, stream: str, pattern: str) -> list[str]:
+        """The subjects that match `pattern` and have messages in the stream."""
+        info = await self.api(f"STREAM.INFO.{stream}", {"subjects_filter": pattern})
+        return sorted(info["state"].get("subjects") or ())
+
+    async def purge(self, stream: str, subject: str = ">", before: int = 0) -> int:
+        """Remove all messages on `subject` (wildcards allowed), or those with a sequence below `before`; how many."""
+        body = {"filter": subject, **({"seq": before} if before else {})}
+        return int((await self.api(f"STREAM.PURGE.{stream}", body))["purged"])
+
     async def last_message(self, stream: str, subject: str) -> Stored | None:
         """The newest message on `subject` (wildcards allowed), or None."""
         return await self._get(stream, {"last_by_subj": subject})
@@ -360,6 +378,16 @@ class Bus:
             raise BusError(f"reading {name} in {bucket}", 0, "the object is damaged") from error
         except (NatsError, OSError, TimeoutError) as error:
             raise BusUnavailableError(f"reading {name} in {bucket}: {error or type(error).__name__}") from error
+
+    async def delete_object(self, bucket: str, name: str) -> None:
+        """Remove what is stored under `name`, if anything is."""
+        try:
+            store = await self._client.jetstream(timeout=self.timeout_seconds).object_store(bucket)
+            await store.delete(name)
+        except (BucketNotFoundError, NotFoundError):
+            return
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BusUnavailableError(f"removing {name} in {bucket}: {error or type(error).__name__}") from error
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from tests.tiers import frames
 from tidegate import app, streams, subject
 from tidegate.actor.cell import Cell, running
 from tidegate.actor.entity import NO_COMMAND, Change
-from tidegate.actor.host import EntityProgress, EntityWork, answers
+from tidegate.actor.host import REPLY, EntityProgress, EntityWork, answers
 from tidegate.actor.mailbox import Mailbox
 from tidegate.actor.system import System, forwarding
 from tidegate.bus import Bus, connect
@@ -53,9 +53,10 @@ class World:
     def _inputs(self, shard: int) -> Mailbox:
         if not isinstance(self.bus, MemoryBus):
             return app.entity_inputs(self.bus, self.entity, shard, 1.0)
-        commands = MemoryInput(self.bus, subject.COMMAND, [subject.command(self.entity.kind, shard)])
+        name = f"{self.entity.kind}.{shard}"
+        commands = MemoryInput(self.bus, subject.COMMAND, name, [subject.command(self.entity.kind, shard)])
         followed = subject.followed(self.entity.follows, shard)
-        return Mailbox(commands, *([MemoryInput(self.bus, subject.LOG, followed)] if followed else []))
+        return Mailbox(commands, *([MemoryInput(self.bus, subject.LOG, name, followed)] if followed else []))
 
     async def state(self, entity_id: str) -> Counter:
         return msgspec.json.decode((await self.system.get(self.entity.kind, entity_id)).state, type=Counter)
@@ -98,6 +99,15 @@ async def test_refusals_name_what_is_wrong_and_change_nothing(world: World) -> N
             await world.ask("a", 1, expected_version=7)
         assert refused.value.code == "version"
         assert await world.ask("a", 1, expected_version=1) == 2
+        for n, code in ((-1, "negative"), (0, "failed")):
+            body = {"id": "a", "command": {"type": "counter.add.v1", "n": n}}
+            token, future = world.bus.expect()
+            await world.bus.publish(
+                subject.command(world.entity.kind, subject.shard_of("a", 4)), msgspec.json.encode(body), {REPLY: token}
+            )
+            (answer,) = answers((await asyncio.wait_for(future, 5)).data)
+            assert answer.refused is not None
+            assert (answer.refused.code, answer.version) == (code, 2)
         assert (await world.state("a")).total == 2
 
 

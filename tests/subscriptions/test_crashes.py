@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.actor.test_black_hole import BlackHole
 from tests.conftest import free_ports
 from tests.subscriptions.conftest import World, ids_of
 from tests.system.harness import ROOT, system, until
+from tests.system.hole import Hole
 from tidegate import Batch, streams, subscribe_to_stream
 from tidegate.bus import connect
 
@@ -83,7 +83,7 @@ async def test_a_member_killed_under_load_loses_nothing_and_another_goes_on(worl
 async def test_a_member_without_a_connection_loses_what_it_has_in_hand_to_the_others(world: World) -> None:
     await world.append(4, 100)
     (port,) = free_ports(1)
-    hole = BlackHole(int(world.url.rpartition(":")[2]))
+    hole = Hole(int(world.url.rpartition(":")[2]))
     stuck: list[str] = []
     direct: list[str] = []
     cut = asyncio.Event()

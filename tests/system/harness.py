@@ -191,3 +191,15 @@ def system(folder: Path, **changes: Any) -> Iterator[System]:
     finally:
         for program in reversed(one.programs.values()):
             program.kill()
+
+
+def _run(one: System, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tidegate", *arguments]
+    return subprocess.run(command, env=environment(one.settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+async def tidegate(one: System, *arguments: str) -> str:
+    """Run a command, which has to succeed; returns what it printed."""
+    done = await asyncio.to_thread(_run, one, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -115,6 +115,18 @@ async def status(*, json: Json = False, settings: Given) -> int:
     console.print(table("processes", rows))
     if found["up"] is None:
         console.print("`tidegate up` is not running here", style="dim")
+    if found["answers"]:
+        answers = [
+            {
+                "process": one["process"],
+                "owner": f"{one['pid']}@{one['host']}",
+                "ready": marks[not one["waiting_for"]],
+                "address": one["address"],
+                "waiting for": one["waiting_for"] or ("" if one["reported"] else "its report: it took too long"),
+            }
+            for one in found["answers"]
+        ]
+        console.print(table("answering over NATS", answers))
     for title, section in found["sections"].items():
         console.print(table(title, section))
     if found["unreachable"]:

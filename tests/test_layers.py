@@ -32,6 +32,7 @@ LAYERS = """
     reader projection
     bus
     frame
+    codec
     generator
     ocsf event subject
     telemetry

@@ -78,7 +78,7 @@ class Publisher:
         url: str = "nats://127.0.0.1:4222",
         *,
         source: str = "app",
-        codec: Literal["json", "text"] = "json",
+        codec: Literal["json", "text", "avro", "protobuf"] = "json",
         partition: int | None = None,
         partitions: int = 4,
         frame_records: int = 1000,

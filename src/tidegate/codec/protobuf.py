@@ -48,7 +48,8 @@ def _class(struct: type[msgspec.Struct]) -> type[Message]:
     for record in _records():
         _message(file.message_type.add(name=record.name), record)
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{NAMESPACE}.{struct.__name__}"))
+    made: type[Message] = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{NAMESPACE}.{struct.__name__}"))
+    return made
 
 
 def _message(message: Any, record: Record) -> None:

@@ -72,7 +72,7 @@ def _message(message: Any, record: Record) -> None:
             made.type, made.type_name = _Proto.TYPE_MESSAGE, f".{NAMESPACE}.{field.record.name}"
         else:
             made.type = _TYPES[field.kind]
-        if not field.repeated and field.record is None:
+        if not field.repeated:
             message.oneof_decl.add(name=f"_{field.name}")
             made.proto3_optional, made.oneof_index = True, len(message.oneof_decl) - 1
 

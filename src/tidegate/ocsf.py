@@ -96,9 +96,10 @@ class _Object(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Product(_Object, frozen=True, kw_only=True):
-    name: str
-    vendor_name: str | None = None
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
     uid: str | None = None
+    vendor_name: str | None = None
     version: str | None = None
 
 
@@ -618,9 +619,9 @@ class DceRpc(_Object, frozen=True, kw_only=True):
 
 
 class Observable(_Object, frozen=True, kw_only=True):
-    name: str
+    name: str | None = None
     type_id: int
-    value: str
+    value: str | None = None
 
 
 class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

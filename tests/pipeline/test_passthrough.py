@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import Struct
 
 from tests.pipeline.cloud_records import RECORDS, base
 from tests.pipeline.data import RECEIVED_MS, one, run
@@ -13,6 +14,8 @@ from tests.pipeline.ocsf_table import SHIPPED, table
 from tests.pipeline.schema import problem_of
 from tests.pipeline.test_bad_input import DNS
 from tidegate.ocsf import OcsfEvent
+from tidegate.pipeline.ocsf_schema import Shape, shapes
+from tidegate.pipeline.rules import fields_of, hints_of, shape_of
 from tidegate.pipeline.runner import Pipeline
 
 SIGN_IN, FINDING = RECORDS["ocsf"]["sign_in"], RECORDS["ocsf"]["finding"]
@@ -20,6 +23,37 @@ SIGN_IN, FINDING = RECORDS["ocsf"]["sign_in"], RECORDS["ocsf"]["finding"]
 
 def test_the_shipped_table_is_that_of_the_published_schema() -> None:
     assert SHIPPED.read_bytes() == table(), "run python -m tests.pipeline.ocsf_table"
+
+
+def test_tidegate_has_no_attribute_that_ocsf_has_not_and_requires_none_that_it_does_not() -> None:
+    seen: set[tuple[type[Struct], int]] = set()
+    wrong: set[str] = set()
+    names: set[str] = set()
+
+    def compare(struct: type[Struct], shape: Shape) -> None:
+        if (struct, id(shape)) in seen:
+            return
+        seen.add((struct, id(shape)))
+        for field in fields_of(struct):
+            name = field.encode_name
+            attribute = shape.attributes.get(name)
+            if attribute is None:
+                if struct is not OcsfEvent:  # It has the attributes of all classes.
+                    wrong.add(f"{struct.__name__}.{name} is not there")
+                continue
+            names.add(f"{struct.__name__}.{name}")
+            inner, many, _ = shape_of(hints_of(struct)[name])
+            if (many, inner is None) != (attribute.many, attribute.shape is None):
+                wrong.add(f"{struct.__name__}.{name} is of another kind")
+            if field.required and name not in shape.required:
+                wrong.add(f"{struct.__name__}.{name} is not required")
+            if inner is not None and attribute.shape is not None:
+                compare(inner, attribute.shape)
+
+    for shape in shapes().values():
+        compare(OcsfEvent, shape)
+    assert wrong == {"Metadata.uid is not required", "Metadata.correlation_uid is not required"}
+    assert {f"OcsfEvent.{field.encode_name}" for field in fields_of(OcsfEvent)} <= names
 
 
 def test_a_valid_event_changes_in_its_metadata_only(pipeline: Pipeline) -> None:
@@ -125,6 +159,13 @@ def test_an_envelope_adds_its_ids_and_keeps_what_tidegate_does_not_know(pipeline
     assert (event["metadata"]["uid"], event["metadata"]["correlation_uid"]) == ("e-9", "c-9")
     assert event["metadata"]["original_time"] == str(FINDING["time"])
     assert event["vulnerabilities"] == FINDING["vulnerabilities"]
+
+
+def test_in_an_envelope_or_bare_every_kind_of_event_is_the_same(pipeline: Pipeline) -> None:
+    for source, records in RECORDS.items():
+        for record in records.values():
+            event = one(pipeline, source, record)
+            assert one(pipeline, "ocsf", {"source": "ocsf", "data": event}) == event
 
 
 def test_what_comes_out_can_be_read_as_an_event(pipeline: Pipeline) -> None:

@@ -133,7 +133,7 @@ async def dead_list(
     source
         Only those of this source.
     stage
-        Only those of this stage: frame, parse, normalise or validate.
+        Only those of this stage: frame, parse, normalise, validate or subscription.
     rule
         Only those of this rule.
     limit

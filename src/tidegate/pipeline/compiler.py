@@ -27,7 +27,7 @@ from tidegate.pipeline.rules import Condition, Reshape, Rule, Source, fields_of
 from tidegate.pipeline.text import TextReader
 from tidegate.pipeline.writer import RuleWriter, Value
 
-__all__ = ["Compiled", "Known", "Mapper", "Special", "Specials", "compile_source", "first_key"]
+__all__ = ["Compiled", "KnownSource", "Mapper", "Special", "Specials", "compile_source", "first_key"]
 
 Mapper = Callable[[Any, str, int, int | None], tuple[str, Any] | tuple[None, str]]
 """(record, event id, time of reception in ms, time that the envelope gives) -> (correlation id, event).
@@ -77,7 +77,7 @@ class Specials(Struct, frozen=True, kw_only=True):
         return True
 
 
-class Known(Protocol):
+class KnownSource(Protocol):
     """A source whose records are mapped other than those of an unknown one."""
 
     name: str

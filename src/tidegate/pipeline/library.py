@@ -15,7 +15,7 @@ from msgspec import Struct
 from tidegate import tomlfile
 from tidegate.entities.window import WindowDefinition
 from tidegate.errors import ConfigError, RuleError
-from tidegate.pipeline.compiler import Compiled, Known, compile_source
+from tidegate.pipeline.compiler import Compiled, KnownSource, compile_source
 from tidegate.pipeline.definition import Aggregate, Definition, load_definition
 from tidegate.pipeline.enrichment.library import Library as Tables
 from tidegate.pipeline.enrichment.settings import Enrichment
@@ -92,7 +92,7 @@ class Library:
                     other = flows[name].name
                     raise definition.fail(["sources", index], f'"{wanted}" already takes the pipeline "{other}"')
                 flows[name] = flow
-        makers: dict[str, Callable[[], Known]] = {}
+        makers: dict[str, Callable[[], KnownSource]] = {}
         for source, path in self.sources.values():
             flow_of = flows.get(source.source) or flows.get("*")
             given = (flow_of.touched, flow_of.stamp) if flow_of else ()

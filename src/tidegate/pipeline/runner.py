@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from tidegate.errors import RecordError
 from tidegate.event import DeadLetter
 from tidegate.ocsf import OcsfEvent
-from tidegate.pipeline.compiler import Known, Mapper
+from tidegate.pipeline.compiler import KnownSource, Mapper
 from tidegate.pipeline.fallback import (
     ENVELOPE_KEYS,
     apply_envelope,
@@ -91,11 +91,11 @@ class Pipeline:
     """
 
     def __init__(
-        self, sources: Mapping[str, Callable[[], Known]], shards: int, flows: Mapping[str, Flow] | None = None
+        self, sources: Mapping[str, Callable[[], KnownSource]], shards: int, flows: Mapping[str, Flow] | None = None
     ) -> None:
         """`sources`: name or alias -> what compiles the source, which is asked when the first frame of it comes."""
         self._makers = dict(sources)
-        self._sources: dict[str, Known] = {}
+        self._sources: dict[str, KnownSource] = {}
         self._habits: dict[str, Habit] = {}
         self._unknowns: dict[str, Mapper] = {}
         self._flows = dict(flows or {})
@@ -122,7 +122,7 @@ class Pipeline:
         known = self._known(source)
         return self._flows.get(known.name if known else source) or self._flows.get("*")
 
-    def _known(self, source: str) -> Known | None:
+    def _known(self, source: str) -> KnownSource | None:
         """The compiled rules of a source that has some."""
         known = self._sources.get(source)
         if known is None and source in self._makers:
@@ -283,7 +283,7 @@ class Pipeline:
         self,
         decode: Callable[[Any], Any],
         raw: Unit,
-        known: Known | None,
+        known: KnownSource | None,
         source: str,
         uid: str,
         received_ms: int,
@@ -303,7 +303,7 @@ class Pipeline:
     def _map(
         self,
         fresh: Callable[[], Any],
-        known: Known | None,
+        known: KnownSource | None,
         source: str,
         uid: str,
         received_ms: int,

@@ -21,6 +21,7 @@ FORMS: dict[str, Callable[[str], Any]] = {
     "filebeat": lambda line: {"@timestamp": "2030-01-01T00:00:00Z", "message": line, "log": {"offset": 7}},
     "ecs": lambda line: {"event": {"original": line, "dataset": "x"}, "message": line},
     "dotted": lambda line: {"event.original": line},
+    "old filebeat": lambda line: {"@timestamp": "2030-01-01T00:00:00Z", "message": line, "type": "log", "source": "/x"},
     "docker": lambda line: {"log": line + "\n", "stream": "stdout"},
 }
 
@@ -54,7 +55,7 @@ def test_a_shipped_line_becomes_what_the_line_itself_does(
     assert shipped.filtered == plain.filtered
     assert not shipped.dead
     wanted, found = _essences(plain.events), _essences(shipped.events)
-    if form == "filebeat" or form == "docker":
+    if form in ("filebeat", "old filebeat", "docker"):
         assert all("shipper" in event["unmapped"] for event in shipped.events)
     for one, other in zip(found, wanted, strict=True):
         assert one == other

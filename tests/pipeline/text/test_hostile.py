@@ -164,7 +164,14 @@ def test_patterns_take_time_linear_in_the_text(pipeline: Pipeline, source: str, 
 
 def test_many_header_lines_and_events_take_time_linear_in_their_number(pipeline: Pipeline) -> None:
     headers = [b"#separator |", b"#fields|a", b"#types|string"] * 3000
+    wide = [
+        b"#separator |",
+        b"#fields" + b"|a" * 50_000,
+        b"#types" + b"|int" * 50_000,
+        *[b"#path|x", b"#types|int"] * 3000,
+    ]
     events = [b"type=X msg=audit(1.0:%d): a=1" % (number % 5) for number in range(9000)]
     assert _seconds(lambda: run_lines(pipeline, "zeek", headers)) < 0.5
+    assert _seconds(lambda: run_lines(pipeline, "zeek", wide)) < 0.5
     assert _seconds(lambda: run_lines(pipeline, "linux_auditd", events)) < 1.0
     assert _seconds(lambda: list(frames_of(headers + events))) < 0.5

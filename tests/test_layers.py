@@ -33,6 +33,7 @@ LAYERS = """
     reader projection
     bus
     frame
+    codec
     generator
     ocsf event subject
     telemetry

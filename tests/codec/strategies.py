@@ -14,7 +14,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 LONG = st.integers(-(2**63), 2**63 - 1)
-FLOAT = st.floats(allow_nan=False)
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)  # JSON has no others.
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),

@@ -22,7 +22,7 @@ LAYERS = """
     rebuild
     verify
     tiers
-    projector intake lifecycle
+    projector intake forwarder lifecycle
     memory testing schema subscriptions
     pipeline
     entities

@@ -28,9 +28,13 @@ __all__ = [
     "NDJSON",
     "PROTOBUF",
     "SCHEMA",
+    "SUBJECTS",
     "TEXT",
+    "TIERS",
+    "TOPICS",
     "TRACEPARENT",
     "Codec",
+    "Destination",
     "digest_of",
     "inflate",
     "is_envelopes",
@@ -45,6 +49,12 @@ SCHEMA = "Tidegate-Schema"
 COUNT = "Tidegate-Count"
 CAUSE = "Tidegate-Cause"
 DIGEST = "Tidegate-Digest"
+TIERS = "Tidegate-Tiers"
+"""Read models that the frame is for, by a comma; without it, all."""
+SUBJECTS = "Tidegate-Subjects"
+"""Subjects that get a copy, by a comma."""
+TOPICS = "Tidegate-Topics"
+"""Kafka topics that get a copy, by a comma."""
 TRACEPARENT = "traceparent"
 
 JSON = "application/json"
@@ -72,6 +82,22 @@ _MAX_GZIP_MEMBERS = 100
 _CHUNK_BYTES = 4 * 1024 * 1024
 _END = bytes(32)
 _END_FRAME = zstandard.compress(_END)
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """Where the events of a frame go besides the log; the empty one: to all read models."""
+
+    tiers: frozenset[str] = frozenset()
+    subjects: frozenset[str] = frozenset()
+    topics: frozenset[str] = frozenset()
+
+    def and_to(self, other: Destination) -> Destination:
+        return Destination(self.tiers | other.tiers, self.subjects | other.subjects, self.topics | other.topics)
+
+    def headers(self) -> dict[str, str]:
+        """For the frame in the log."""
+        parts = {TIERS: self.tiers, SUBJECTS: self.subjects, TOPICS: self.topics}
+        return {name: ",".join(sorted(found)) for name, found in parts.items() if found}
 
 
 def digest_of(lines: Sequence[bytes]) -> int:

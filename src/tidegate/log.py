@@ -7,7 +7,7 @@ expects the sequence of the one before it. A second writer therefore stores noth
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -78,7 +78,9 @@ def _chunks(lines: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [*chunks, chunk]
 
 
-def _sealed(to: str, schema: str, lines: Sequence[bytes], cause: str, traceparent: str) -> list[Outgoing]:
+def _sealed(
+    to: str, schema: str, lines: Sequence[bytes], cause: str, traceparent: str, more: Mapping[str, str] | None = None
+) -> list[Outgoing]:
     messages = []
     for chunk in _chunks(lines):
         headers = {
@@ -88,6 +90,7 @@ def _sealed(to: str, schema: str, lines: Sequence[bytes], cause: str, traceparen
             frame.COUNT: str(len(chunk)),
             frame.DIGEST: str(frame.digest_of(chunk)),
             frame.CAUSE: cause,
+            **(more or {}),
         }
         if traceparent:
             headers[frame.TRACEPARENT] = traceparent
@@ -95,9 +98,12 @@ def _sealed(to: str, schema: str, lines: Sequence[bytes], cause: str, traceparen
     return messages
 
 
-def event_messages(shard: int, lines: Sequence[bytes], cause: str, traceparent: str = "") -> list[Outgoing]:
+def event_messages(
+    shard: int, lines: Sequence[bytes], cause: str, traceparent: str = "", destination: frame.Destination | None = None
+) -> list[Outgoing]:
     """Frames for `log.event.<shard>` that hold `lines` (OCSF events as JSON); none for no lines."""
-    return _sealed(subject.event(shard), "ocsf_event.v1", lines, cause, traceparent) if lines else []
+    more = destination.headers() if destination else None
+    return _sealed(subject.event(shard), "ocsf_event.v1", lines, cause, traceparent, more) if lines else []
 
 
 def dead_messages(shard: int, facts: Sequence[DeadLetterFact], cause: str, traceparent: str = "") -> list[Outgoing]:
@@ -139,6 +145,7 @@ def recorded(message: Stored) -> Recorded:
         digest=int(message.headers[frame.DIGEST]),
         payload=message.payload,
         traceparent=message.headers.get(frame.TRACEPARENT, ""),
+        tiers=message.headers.get(frame.TIERS, ""),
     )
 
 

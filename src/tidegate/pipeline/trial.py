@@ -48,6 +48,8 @@ class Fate(Struct, frozen=True, kw_only=True):
     problem: str = ""
     event: dict[str, Any] | None = None
     correlation: str = ""
+    routed: dict[str, str] = {}
+    """Header of the frame in the log -> read models, subjects or topics, by a comma."""
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -149,8 +151,16 @@ def fates(pipeline: Pipeline, frame: RawFrame) -> list[Fate]:
         elif outcome.filtered:
             found.append(Fate(outcome="filtered", by=next(iter(outcome.filtered))))
         else:
-            event = msgspec.json.decode(outcome.lines[0][0])
-            found.append(Fate(outcome="event", event=event, correlation=event["metadata"]["correlation_uid"]))
+            (to, line), *_ = [(to, line) for to, (lines,) in outcome.groups() for line in lines]
+            event = msgspec.json.decode(line)
+            found.append(
+                Fate(
+                    outcome="event",
+                    event=event,
+                    correlation=event["metadata"]["correlation_uid"],
+                    routed=to.headers() if to else {},
+                )
+            )
     return found
 
 

@@ -29,6 +29,7 @@ LAYERS = """
     actor
     publisher streams deadletters history presence
     log
+    groupcommit
     head
     reader projection
     bus

@@ -310,6 +310,8 @@ class Bus:
         Returns the acknowledgement of the last message; `seq` is its sequence. Raises BusError 10071 when an
         expectation in the headers does not hold; then nothing was stored.
         """
+        if len(messages) == 1:  # A fifth of the time.
+            return await self.publish(messages[0].subject, messages[0].payload, messages[0].headers)
         batch = uuid.uuid4().hex
         if not self.connected:
             raise BusUnavailableError("not connected to NATS")

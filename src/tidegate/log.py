@@ -16,6 +16,7 @@ from tidegate import frame, subject
 from tidegate.bus import CONSUMER_NOT_FOUND, WRONG_LAST_SEQUENCE, Bus, Outgoing, Stored, StreamState
 from tidegate.errors import BusError, FencedError, PositionError
 from tidegate.event import DeadLetterFact
+from tidegate.groupcommit import GroupCommit
 from tidegate.projection import Generation, Position, Recorded, Tally
 from tidegate.reader import read
 
@@ -156,6 +157,7 @@ class Log:
         self._bus = bus
         self.shards = shards
         self._read = read
+        self._group = GroupCommit(bus)
 
     async def state(self) -> StreamState:
         return await self._bus.stream(subject.LOG)
@@ -180,12 +182,11 @@ class Log:
         nothing stored, when that is no longer the newest. At most 999 messages.
         """
         try:
-            ack = await self._bus.publish_atomic([*messages, progress_message(kind, shard, progress, expected)])
+            return await self._group.append([*messages, progress_message(kind, shard, progress, expected)])
         except BusError as error:
             if error.code == WRONG_LAST_SEQUENCE:
                 raise FencedError(f"{kind}.{shard}", "another process has committed to this cell") from error
             raise
-        return ack.seq
 
     async def append_facts(self, messages: Sequence[Outgoing]) -> None:
         """Store facts that belong to no cell (a redrive), atomically."""

@@ -18,7 +18,7 @@ LAYERS = """
     app
     local
     edges
-    query rederive
+    query rederive reprocess
     rebuild
     verify
     tiers

@@ -27,6 +27,7 @@ __all__ = [
     "MSGPACK",
     "NDJSON",
     "PROTOBUF",
+    "REPLACES",
     "SCHEMA",
     "SUBJECTS",
     "TEXT",
@@ -55,6 +56,8 @@ SUBJECTS = "Tidegate-Subjects"
 """Subjects that get a copy, by a comma."""
 TOPICS = "Tidegate-Topics"
 """Kafka topics that get a copy, by a comma."""
+REPLACES = "Tidegate-Replaces"
+"""Of a remade frame: the sequence of the one that it stands for."""
 TRACEPARENT = "traceparent"
 
 JSON = "application/json"
@@ -81,6 +84,7 @@ _MAX_GZIP_MEMBERS = 100
 """zlib copies what follows a member, so thousands of tiny members would take minutes."""
 _CHUNK_BYTES = 4 * 1024 * 1024
 _END = bytes(32)
+_NOTHING = zstandard.compress(b"")
 _END_FRAME = zstandard.compress(_END)
 
 
@@ -111,6 +115,8 @@ def seal(lines: Sequence[bytes], level: int = 1) -> bytes:
     The payloads of several frames, put one after the other, are a valid zstd stream of NDJSON again: the cold archive
     relies on the newline at the end.
     """
+    if not lines:
+        return _NOTHING
     return zstandard.ZstdCompressor(level=level).compress(b"\n".join(lines) + b"\n")
 
 

@@ -14,8 +14,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
-from tidegate import subject
+from tidegate import frame, subject
+from tidegate.bus import Stored
 from tidegate.errors import PositionError
 from tidegate.log import Log, recorded
 from tidegate.projection import Position, ReadModel, Recorded, is_for
@@ -59,9 +61,41 @@ def consumer_of(tier: str, cell: str, generation: int) -> str:
 
 
 async def frames(
-    log: Log, cell: str, first: int, last: int, archive: Archive | None = None
+    log: Log, cell: str, first: int, last: int, archive: Archive | None = None, remade: int = 0
 ) -> AsyncGenerator[Recorded, None]:
-    """The event frames of a cell with first <= sequence <= last, in order."""
+    """The event frames of a cell with first <= sequence <= last, in order; where the set `remade` has another, that."""
+    if not remade:
+        async for one in _logged(log, cell, first, last, archive):
+            yield one
+        return
+    subjects = subject.remade(remade, "*" if cell == "all" else int(cell))
+    async with contextlib.aclosing(log.read(subjects)) as others:
+        other = await anext(others, None)
+        async for one in _logged(log, cell, first, last, archive):
+            # Both ascend by the sequence that a frame has in the log.
+            while other is not None and _replaces(other) < one.sequence:
+                other = await anext(others, None)
+            yield _instead(one, other) if other is not None and _replaces(other) == one.sequence else one
+
+
+def _replaces(message: Stored) -> int:
+    return int(message.headers[frame.REPLACES])
+
+
+def _instead(one: Recorded, other: Stored) -> Recorded:
+    return replace(
+        one,
+        count=int(other.headers[frame.COUNT]),
+        digest=int(other.headers[frame.DIGEST]),
+        payload=other.payload,
+        tiers=other.headers.get(frame.TIERS, ""),
+        logged=(one.count, one.digest),
+    )
+
+
+async def _logged(
+    log: Log, cell: str, first: int, last: int, archive: Archive | None
+) -> AsyncGenerator[Recorded, None]:
     seam = (await log.state()).first_sequence
     if archive is not None and first < seam:
         async for one in _archived(log, cell, first, min(last, seam - 1), archive):
@@ -87,8 +121,16 @@ async def _archived(log: Log, cell: str, first: int, last: int, archive: Archive
             ahead[shard] = following
 
 
-async def ledger(log: Log, cell: str, first: int, last: int, archive: Archive | None = None) -> list[Entry]:
+async def ledger(
+    log: Log, cell: str, first: int, last: int, archive: Archive | None = None, remade: int = 0
+) -> list[Entry]:
     """What the frames of a cell hold, by their own headers; of the log's, no payload is read."""
+    if remade:
+        subjects = subject.remade(remade, "*" if cell == "all" else int(cell))
+        async with contextlib.aclosing(log.read(subjects, headers_only=True)) as messages:
+            others = {_replaces(message): message async for message in messages}
+        entries = await ledger(log, cell, first, last, archive)
+        return [_entry_of(one, others[one.sequence]) if one.sequence in others else one for one in entries]
     seam = (await log.state()).first_sequence
     found: list[Entry] = []
     if archive is not None and first < seam:
@@ -96,6 +138,13 @@ async def ledger(log: Log, cell: str, first: int, last: int, archive: Archive | 
     subjects = subject.event("*") if cell == "all" else subject.event(int(cell))
     messages = log.read(subjects, max(first, seam), last, headers_only=True)
     return found + [_entry(recorded(message)) async for message in messages]
+
+
+def _entry_of(one: Entry, other: Stored) -> Entry:
+    headers = other.headers
+    return replace(
+        one, count=int(headers[frame.COUNT]), digest=int(headers[frame.DIGEST]), tiers=headers.get(frame.TIERS, "")
+    )
 
 
 def _entry(one: Recorded) -> Entry:

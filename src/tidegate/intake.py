@@ -73,7 +73,7 @@ class IntakeWork(Work):
         size = 0
         began = time.monotonic()
         for one in batch:
-            size += self._decide(one, outcome)
+            size += self.take(one, outcome)
             part.append(one)
             # Let heartbeats and the other cells in between frames: deciding one takes milliseconds.
             await asyncio.sleep(0)
@@ -144,7 +144,7 @@ class IntakeWork(Work):
                         )
                     )
 
-    def _decide(self, message: Delivered, outcome: Outcome) -> int:
+    def take(self, message: Delivered, outcome: Outcome) -> int:
         """Put what becomes of the frame into `outcome`; returns the size of its records in bytes."""
         headers = message.headers
         source = subject.source_from(message.subject)

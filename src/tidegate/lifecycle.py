@@ -116,6 +116,11 @@ class Lifecycle:
                 library.pipelines[name] = parse_definition(active.text, f"pipeline {name} version {active.version}")
         return library
 
+    async def as_logged(self, bus: Bus, log: Log) -> Pipeline:
+        """After `start`: the rules of the folder with the versions of pipelines that the log has in use."""
+        self._known = await histories(bus, log)
+        return await asyncio.to_thread(self._with_known().compile, self._shards)
+
     async def follow(self, bus: Bus, log: Log) -> None:
         """Until cancelled: looks at the folder, the tables and the log every few seconds."""
         system = System(bus, log)

@@ -30,6 +30,7 @@ __all__ = [
     "lines_of",
     "progress_message",
     "recorded",
+    "remade_message",
 ]
 
 INTAKE = "intake"
@@ -105,6 +106,21 @@ def event_messages(
     """Frames for `log.event.<shard>` that hold `lines` (OCSF events as JSON); none for no lines."""
     more = destination.headers() if destination else None
     return _sealed(subject.event(shard), "ocsf_event.v1", lines, cause, traceparent, more) if lines else []
+
+
+def remade_message(number: int, shard: int, replaces: int, lines: Sequence[bytes], tiers: str) -> Outgoing:
+    """What stands for the event frame at sequence `replaces`, in a set of remade frames; perhaps nothing."""
+    headers = {
+        frame.CONTENT_TYPE: frame.NDJSON,
+        frame.CONTENT_ENCODING: "zstd",
+        frame.SCHEMA: "ocsf_event.v1",
+        frame.COUNT: str(len(lines)),
+        frame.DIGEST: str(frame.digest_of(lines)),
+        frame.REPLACES: str(replaces),
+    }
+    if tiers:
+        headers[frame.TIERS] = tiers
+    return Outgoing(subject.remade(number, shard), frame.seal(lines), headers)
 
 
 def dead_messages(shard: int, facts: Sequence[DeadLetterFact], cause: str, traceparent: str = "") -> list[Outgoing]:

@@ -30,7 +30,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     frame_digest: int | None = None
     """The digest of the last frame passed: what the log must have at `sequence`. None where it was not noted yet."""
     left_out: int = 0
-    """Events passed over, as they were routed to other read models only."""
+    """How many more the log has up to here: events that were routed elsewhere, or are none by later rules."""
 
     def after(self, frames: Sequence[Recorded], tier: str = "") -> Position:
         """The position once those of `frames` (in order, all beyond this position) are in that are for `tier`."""
@@ -40,8 +40,10 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
             sequence=frames[-1].sequence,
             count=self.count + sum(one.count for one in mine),
             digest=(self.digest + sum(one.digest for one in mine)) % 2**64,
-            frame_digest=frames[-1].digest,
-            left_out=self.left_out + sum(one.count for one in frames) - sum(one.count for one in mine),
+            frame_digest=frames[-1].logged[1] if frames[-1].logged else frames[-1].digest,
+            left_out=self.left_out
+            + sum(one.logged[0] if one.logged else one.count for one in frames)
+            - sum(one.count for one in mine),
         )
 
 
@@ -65,6 +67,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     time_ms: int = 0
     by: str = ""
     what: str = ""
+    remade: dict[int, int] = {}
+    """Generation -> the set of remade frames that it has in place of the log's."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +94,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     tiers: str = ""
     """The read models that it is for, by a comma; "": all."""
+    logged: tuple[int, int] | None = None
+    """Count and digest of the frame in the log that this one, remade by later rules, stands for."""
 
     def is_for(self, tier: str) -> bool:
         """Whether the read model takes it in."""

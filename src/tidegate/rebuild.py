@@ -86,20 +86,23 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rebuild:
-    """Rebuilds `tier`. `limit` is how many events a batch takes."""
+    """Rebuilds `tier`. `limit` is how many events a batch takes; `remade`, a set of frames in place of the log's."""
 
-    def __init__(self, log: Log, tier: str, make: Make, *, limit: int, archive: Archive | None = None) -> None:
+    def __init__(
+        self, log: Log, tier: str, make: Make, *, limit: int, archive: Archive | None = None, remade: int = 0
+    ) -> None:
         self._log = log
         self._tier = tier
         self._make = make
         self._limit = limit
         self._archive = archive
+        self._remade = remade
         self.progress = Progressed()
 
     async def run(self, *, restart: bool = False) -> Outcome:
         """Raises PositionError where history is missing, RebuildError when the shadow is not equal to the log."""
         self.progress.total = await refuse_without_history(self._log, self._archive)
-        number, resumed, stale = await begin(self._log, self._tier, restart=restart)
+        number, resumed, stale = await begin(self._log, self._tier, restart=restart, remade=self._remade)
         if stale is not None:
             await _dropped(self._make(stale))
         model = self._make(number)
@@ -167,7 +170,10 @@ class Rebuild:
                     self.progress.events += after.count - before.count
 
     async def _read(self, cell: str, first: int, last: int, to: MemoryObjectSendStream[list[Recorded]]) -> None:
-        async with to, contextlib.aclosing(history.frames(self._log, cell, first, last, self._archive)) as frames:
+        async with (
+            to,
+            contextlib.aclosing(history.frames(self._log, cell, first, last, self._archive, self._remade)) as frames,
+        ):
             batch: list[Recorded] = []
             weight = 0
             async for one in frames:
@@ -181,7 +187,7 @@ class Rebuild:
 
     async def _compare(self, model: Rebuildable) -> int:
         # Not deep: what leads to the events was written with them, by the same code, a moment ago.
-        compared = await compare(self._log, model, archive=self._archive, ids=3, deep=False)
+        compared = await compare(self._log, model, archive=self._archive, ids=3, deep=False, remade=self._remade)
         if not (differences := compared.differences):
             return compared.events
         raise RebuildError(
@@ -217,12 +223,18 @@ async def refuse_without_history(log: Log, archive: Archive | None) -> int:
     return within_reach
 
 
-async def begin(log: Log, name: str, *, restart: bool) -> tuple[int, bool, int | None]:
+async def begin(log: Log, name: str, *, restart: bool, remade: int = 0) -> tuple[int, bool, int | None]:
     """The generation to fill, whether it was begun before, and with `restart` the one to drop."""
     expected, state = await log.generation(name)
     if state.building is not None and not restart:
+        if (before := state.remade.get(state.building, 0)) != remade:
+            raise RebuildError(
+                f"{name}: a rebuild {f'with the remade set {before}' if before else 'from the log itself'} was left"
+                f" unfinished; carry it on, or begin anew with `--restart`"
+            )
         return state.building, True, None
-    new = msgspec.structs.replace(state, building=state.next, next=state.next + 1)
+    sets = {**state.remade, state.next: remade} if remade else state.remade
+    new = msgspec.structs.replace(state, building=state.next, next=state.next + 1, remade=sets)
     await log.set_generation(name, _signed(new, "rebuild begun"), expected)
     return state.next, False, state.building
 
@@ -244,9 +256,8 @@ async def _project(
 ) -> None:
     async with to, source:
         async for batch in source:
-            await to.send(
-                (batch, await anyio.to_thread.run_sync(model.project, [one for one in batch if one.is_for(model.name)]))
-            )
+            mine = [one for one in batch if one.count and one.is_for(model.name)]
+            await to.send((batch, await anyio.to_thread.run_sync(model.project, mine)))
 
 
 async def rollback(log: Log, tier: str) -> Generation:

@@ -37,6 +37,7 @@ __all__ = [
     "generation_of",
     "ingest",
     "load_declarations",
+    "remade",
     "shard_from",
     "shard_of",
     "source_from",
@@ -111,6 +112,11 @@ def ask(kind: str) -> str:
 def cell(kind: str, shard: int | str) -> str:
     """`log.cell.<kind>.<shard>`: the newest progress record of one cell."""
     return f"log.cell.{kind}.{shard}"
+
+
+def remade(number: int, shard: int | Literal["*"]) -> str:
+    """`log.remade.<set>.<shard>`: what frames of the log become by later rules."""
+    return f"log.remade.{number}.{shard}"
 
 
 def generation(tier: str) -> str:

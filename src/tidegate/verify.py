@@ -78,19 +78,20 @@ async def compare(
     archive: Archive | None = None,
     ids: int = 100,
     deep: bool = True,
+    remade: int = 0,
 ) -> Compared:
     """Names events of the first `ids` frames that differ; of the others only their sequence and counts.
 
-    `deep` as for `Rebuildable.frames`.
+    `deep` as for `Rebuildable.frames`. `remade`: the set of frames that the read model has in place of the log's.
     """
     lasts = await _lasts(log, model)
     end = max(lasts.values())
-    entries = await history.ledger(log, "all", 1, end, archive)
+    entries = await history.ledger(log, "all", 1, end, archive, remade)
     # Before the log's beginning, what is extra cannot be told apart from what was trimmed.
     first = 1 if archive is not None else (await log.state()).first_sequence
     if since_ms is not None:
         first = next((one.sequence for one in entries if one.time_ms >= since_ms), end + 1)
-    known = {one.sequence: one for one in entries if one.sequence >= first and one.is_for(model.name)}
+    known = {one.sequence: one for one in entries if one.sequence >= first and one.count and one.is_for(model.name)}
     there = await model.frames(first, end, deep=deep)
     due_ms = 0 if model.keeps_ms is None else time.time_ns() // 1_000_000 - model.keeps_ms + _MARGIN_MS
     wrong = [
@@ -103,7 +104,7 @@ async def compare(
     for sequence in sorted([*wrong, *extra]):
         entry = known.get(sequence)
         logged = Tally(count=entry.count, digest=entry.digest) if entry else _NOTHING
-        named = await _named(log, model, sequence, archive) if len(differences) < ids else {}
+        named = await _named(log, model, sequence, archive, remade) if len(differences) < ids else {}
         differences.append(Difference(sequence=sequence, logged=logged, found=there.get(sequence, _NOTHING), **named))
     shards = [_shard(shard, last, known, there, due_ms) for shard, last in lasts.items()]
     return Compared(tier=model.name, first=first, shards=shards, differences=differences)
@@ -138,10 +139,12 @@ def _equal(logged: Entry, found: Tally | None, due_ms: int) -> bool:
     return logged.time_ms < due_ms and (found is None or found.count <= logged.count)
 
 
-async def _named(log: Log, model: Rebuildable, sequence: int, archive: Archive | None) -> dict[str, list[str]]:
+async def _named(
+    log: Log, model: Rebuildable, sequence: int, archive: Archive | None, remade: int
+) -> dict[str, list[str]]:
     logged = {
         record.index: record
-        async for one in history.frames(log, "all", sequence, sequence, archive)
+        async for one in history.frames(log, "all", sequence, sequence, archive, remade)
         if one.is_for(model.name)
         for record in records_of(one)
     }
@@ -159,13 +162,13 @@ async def _named(log: Log, model: Rebuildable, sequence: int, archive: Archive |
 
 
 async def repair(
-    log: Log, model: Rebuildable, differences: Sequence[Difference], archive: Archive | None = None
+    log: Log, model: Rebuildable, differences: Sequence[Difference], archive: Archive | None = None, remade: int = 0
 ) -> int:
     """Replay just these frames, and take out those that are not in the log; returns how many events were put in."""
     events = 0
     for difference in differences:
         sequence = difference.sequence
-        found = history.frames(log, "all", sequence, sequence, archive)
+        found = history.frames(log, "all", sequence, sequence, archive, remade)
         frames = [one async for one in found if one.is_for(model.name)]
         await model.repair(frames, [] if frames else [sequence])
         events += sum(one.count for one in frames)

@@ -421,6 +421,40 @@ async def _command(name: str, command: Any, settings: Settings) -> int:
     return 0
 
 
+@pipeline.command
+async def reprocess(*, json: Json = False, settings: Given) -> int:
+    """Run what INGEST still has through the rules in use: a set of events to rebuild hot, warm or lake with.
+
+    Nothing that serves changes, and the log's own events stay as they are. A run that was interrupted is carried on by
+    the next call, as long as the rules are the same.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object.
+    """
+    from tidegate.app import collect_rarely, opened_log, rules_folder
+    from tidegate.lifecycle import Lifecycle
+    from tidegate.reprocess import Reprocessing
+
+    collect_rarely()
+    async with opened_log(settings) as (bus, log):
+        lifecycle = Lifecycle(log.shards, rules_folder(settings), (settings.mongodb_uri, settings.mongodb.database))
+        await lifecycle.start()
+        work = Reprocessing(bus, log, await lifecycle.as_logged(bus, log), settings)
+        done = await work.run()
+    if json:
+        print(msgspec.json.encode({"set": work.number, **msgspec.to_builtins(done)}).decode())
+        return 0
+    print(
+        f"set {work.number}: {done.records:,} records, of which the log has {done.events_before:,} events, are"
+        f" {done.events:,} events + {done.filtered:,} filtered + {done.dead:,} dead letters by the rules in use"
+    )
+    print(f"{done.remade:,} of {done.frames:,} frames come out otherwise; {done.kept:,} frames left INGEST and stay")
+    print(f"use it: `tidegate rebuild hot --remade {work.number}`, and so for warm and lake")
+    return 0
+
+
 async def _frames(path: str, source: str, limit: int, settings: Settings) -> AsyncIterator[RawFrame]:
     """Raw records as frames of up to 1,000, at most `limit` in all; a file is JSON or text by its first line."""
     from tidegate.pipeline.runner import RawFrame

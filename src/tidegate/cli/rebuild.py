@@ -70,6 +70,7 @@ async def rebuild_tier(
     *,
     from_archive: Flag = False,
     restart: Flag = False,
+    remade: int = 0,
     json: Json = False,
     settings: Given,
 ) -> int:
@@ -87,6 +88,8 @@ async def rebuild_tier(
         Take what the log no longer has from the cold archive.
     restart
         Drop what an interrupted rebuild has done, and begin anew.
+    remade
+        The number that `tidegate pipeline reprocess` has told: take what it made of raw history by the present rules.
     json
         Print one JSON object, and no progress bar.
     """
@@ -94,14 +97,22 @@ async def rebuild_tier(
     from tidegate.entities.correlation import Correlations
     from tidegate.rebuild import Rebuild
     from tidegate.rederive import Rederivation
+    from tidegate.reprocess import sets
 
     collect_rarely()
     async with opened_log(settings) as (bus, log), _archive(settings, log, from_archive) as archive:
         one: Rebuild | Rederivation
+        if remade and tier == "correlations":
+            raise QueryError("correlations are rebuilt from the events of the log only; leave out --remade")
+        known = await sets(bus, log) if remade else {}
+        if remade and (remade not in known or not known[remade].finished):
+            raise QueryError(f"there is no finished set {remade}; make one with `tidegate pipeline reprocess`")
         if tier == "correlations":
             one = Rederivation(bus, log, Correlations(settings.correlation), archive=archive)
         else:
-            one = Rebuild(log, tier, _maker(settings, tier), limit=batching(settings, tier)[0], archive=archive)
+            one = Rebuild(
+                log, tier, _maker(settings, tier), limit=batching(settings, tier)[0], archive=archive, remade=remade
+            )
         outcome = await (one.run(restart=restart) if json else _shown(one, tier, restart))
     if json:
         print(msgspec.json.encode({**msgspec.to_builtins(outcome), "events_per_second": round(outcome.rate)}).decode())
@@ -167,7 +178,7 @@ async def rollback(tier: Tier, /, *, settings: Given) -> int:
 @rebuild.command
 async def gc(tier: Tier | None = None, /, *, settings: Given) -> int:
     """Drop all generations but the one that serves, the previous one, and one being built."""
-    from tidegate import rederive
+    from tidegate import rederive, reprocess
     from tidegate.app import opened_log
     from tidegate.rebuild import collect
 
@@ -178,6 +189,8 @@ async def gc(tier: Tier | None = None, /, *, settings: Given) -> int:
             else:
                 dropped = await collect(log, name, _maker(settings, name))
             print(f"{name}: {'dropped ' + ', '.join(map(str, dropped)) if dropped else 'nothing to drop'}")
+        if sets := await reprocess.collect(bus, log, ("hot", "warm", "lake")):
+            print(f"remade sets: dropped {', '.join(map(str, sets))}")
     return 0
 
 
@@ -250,12 +263,14 @@ async def verify(
             source = None if name == "cold" else archive
             try:
                 await model.open()
-                compared = await compare(log, model, since_ms=since_ms, archive=source)
+                serving = (await log.generation(name))[1]
+                remade = serving.remade.get(serving.active, 0)
+                compared = await compare(log, model, since_ms=since_ms, archive=source, remade=remade)
                 _report(compared, json)
                 if repair and compared.differences:
-                    events = await replay(log, model, compared.differences, source)
+                    events = await replay(log, model, compared.differences, source, remade)
                     print(f"{name}: {len(compared.differences)} frames with {events} events replayed", file=sys.stderr)
-                    compared = await compare(log, model, since_ms=since_ms, archive=source)
+                    compared = await compare(log, model, since_ms=since_ms, archive=source, remade=remade)
                     _report(compared, json)
                 code = 1 if compared.differences else code
             except TierUnavailableError as error:

@@ -67,7 +67,7 @@ def assert_nothing_left(folder: Path) -> None:
 )
 def test_a_benchmark_prints_one_complete_json_object_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        command(name, "--json", "--events", "4000", "--seconds", "1"),
+        command(name, "--json", "--events", "1000", "--seconds", "0.5"),
         env=environment(tmp_path),
         cwd=tmp_path,
         capture_output=True,

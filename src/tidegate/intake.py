@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
 import zstandard
@@ -37,10 +37,11 @@ MAX_RECORDS = 20_000
 class IntakeWork(Work):
     """Feeds the log from one partition of the ingest stream."""
 
-    def __init__(self, bus: Bus, log: Log, pipeline: Pipeline, partition: int, settings: Settings) -> None:
+    def __init__(self, bus: Bus, log: Log, rules: Callable[[], Pipeline], partition: int, settings: Settings) -> None:
+        """`rules` gives those in use, and is asked for each frame."""
         self._bus = bus
         self._log = log
-        self._pipeline = pipeline
+        self._rules = rules
         self._partition = partition
         self._max_inflated = settings.ingest.max_inflated_bytes
         self.limit = settings.intake.batch_records
@@ -125,7 +126,7 @@ class IntakeWork(Work):
                     seconds=time.monotonic() - began,
                 )
             )
-            for flow in self._pipeline.flows:
+            for flow in self._rules().flows:
                 for stage, told in flow.news():
                     telemetry.emit(
                         telemetry.StageRan(
@@ -173,7 +174,7 @@ class IntakeWork(Work):
             # Index numbers of the remaining records move up; give them a range of their own.
             raw = msgspec.structs.replace(raw, origin=f"{origin}/rest")
         if records:
-            self._pipeline.run(msgspec.structs.replace(raw, codec=codec, records=records), outcome)
+            self._rules().run(msgspec.structs.replace(raw, codec=codec, records=records), outcome)
         return size
 
     def _refuse(

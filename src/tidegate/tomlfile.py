@@ -24,6 +24,7 @@ _HEADER = re.compile(r"^\s*\[{1,2}\s*(?P<name>[^\[\]]+?)\s*\]{1,2}\s*(#.*)?$")
 _KEY = re.compile(r"""^\s*(?P<key>"[^"]*"|'[^']*'|[A-Za-z0-9_.-]+)\s*=""")
 _PATH = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 _AT = re.compile(r" - at `(?P<path>[^`]*)`$")
+_TAG = re.compile(r"Invalid value '(?P<name>[^']*)'")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 
 
@@ -77,6 +78,8 @@ def _explain(error: msgspec.ValidationError, shape: type[Any]) -> tuple[list[str
         valid = _keys_at(inspect.type_info(shape), steps)
         steps.append(unknown["name"])
         return steps, f'unknown key "{unknown["name"]}"{nearest(unknown["name"], valid)}'
+    if (wrong := _TAG.match(text)) and (tags := _tags_at(inspect.type_info(shape), steps[:-1], steps[-1:])):
+        return steps, f'unknown {steps[-1]} "{wrong["name"]}"{nearest(wrong["name"], tags)}'
     return steps, f"{'.'.join(map(str, steps)) or 'the document'}: {text}"
 
 
@@ -93,6 +96,23 @@ def _keys_at(shape: inspect.Type, steps: list[str | int]) -> list[str]:
             return [key for one in fields if one.encode_name == steps[0] for key in _keys_at(one.type, steps[1:])]
         case inspect.ListType(item_type=item) | inspect.DictType(value_type=item) if steps:
             return _keys_at(item, steps[1:])
+        case _:
+            return []
+
+
+def _tags_at(shape: inspect.Type, steps: list[str | int], last: list[str | int]) -> list[str]:
+    """The tags that tell the kinds of table at `steps` apart, where `last` is the key that holds them."""
+    match shape:
+        case inspect.UnionType(types=kinds):
+            return [tag for kind in kinds for tag in _tags_at(kind, steps, last)]
+        case inspect.StructType(tag=str(tag), tag_field=str(field)) if not steps and [field] == last:
+            return [tag]
+        case inspect.StructType(fields=fields) if steps:
+            return [t for one in fields if one.encode_name == steps[0] for t in _tags_at(one.type, steps[1:], last)]
+        case inspect.ListType(item_type=item) | inspect.DictType(value_type=item) if steps:
+            return _tags_at(item, steps[1:], last)
+        case inspect.Metadata(type=inner):
+            return _tags_at(inner, steps, last)
         case _:
             return []
 

@@ -150,7 +150,7 @@ async def test_intake(bus: Bus, nats_server: Settings, point: str) -> None:
         assert isinstance(work, SmallIntake)
         return work.progress.sequence == sent[-1].seq
 
-    work = await crash_and_recover(bus, lambda: SmallIntake(bus, log, pipeline, 0, nats_server), point, done)
+    work = await crash_and_recover(bus, lambda: SmallIntake(bus, log, lambda: pipeline, 0, nats_server), point, done)
     assert isinstance(work, SmallIntake)
     assert (work.progress.records, work.progress.events, work.progress.dead) == (126, 120, 6)
     lines = [line async for one in log.read(subject.event("*")) for line in recorded(one).lines()]

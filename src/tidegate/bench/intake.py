@@ -103,7 +103,7 @@ async def _intake(
             [f"ingest.*.{partition}"],
             pin_timeout_seconds=settings.intake.pin_timeout_seconds,
         )
-        work = _Timed(bus, log, pipeline, partition, settings)
+        work = _Timed(bus, log, lambda: pipeline, partition, settings)
         work.watch = watch
         cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
     async with running(cells):

@@ -1,8 +1,13 @@
-"""Commands around pipelines: check, run, test, explain, diff. Without `--from log` none of them needs a server."""
+"""Commands around pipelines.
+
+Of these, check, run, test, explain and diff need no server (unless records come from the log); the others ask the
+pipelines' entities.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import datetime
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -290,9 +295,7 @@ async def diff(
     from tidegate.pipeline import trial
 
     frames = [frame async for frame in _frames(path, source, limit, settings)]
-    found = trial.compare(
-        await _runner(old, settings), await _runner(new, settings), frames, most_examples=examples
-    )
+    found = trial.compare(await _runner(old, settings), await _runner(new, settings), frames, most_examples=examples)
     if json:
         print(msgspec.json.encode(found).decode())
     else:
@@ -306,6 +309,116 @@ async def diff(
             console.print(f"{count:>8}  {name}")
         console.print(f"{found.records - found.equal} of {found.records} records differ", style="bold")
     return 0 if found.equal == found.records else 1
+
+
+@pipeline.command
+async def history(name: str = "", /, *, json: Json = False, settings: Given) -> int:
+    """Show which versions were defined, and which is in use; without a name, of all pipelines.
+
+    Parameters
+    ----------
+    name
+        Of the pipeline.
+    json
+        Print one JSON object a pipeline, texts included.
+    """
+    from tidegate.app import opened_log
+    from tidegate.lifecycle import histories
+
+    async with opened_log(settings) as (bus, log):
+        found = await histories(bus, log)
+    for one, known in sorted(found.items()):
+        if name not in ("", one):
+            continue
+        if json:
+            print(msgspec.json.encode({"name": one, **msgspec.to_builtins(known)}).decode())
+            continue
+        print(one)
+        for version in known.versions:
+            when = datetime.datetime.fromtimestamp(version.time_ms / 1000, datetime.UTC)
+            mark = (
+                "in use" if version.version == known.active else "before" if version.version == known.previous else ""
+            )
+            gain = f"{version.gain:.0%} quicker than {version.optimises}" if version.optimises else ""
+            said = "  ".join(part for part in (version.origin, version.by, gain, mark) if part)
+            print(f"  {version.version}  {when:%Y-%m-%d %H:%M:%S}  {said}")
+    return 0
+
+
+@pipeline.command
+async def define(path: Path, /, *, activate: bool = False, by: str = "", settings: Given) -> int:
+    """Define a version of a pipeline from a file, once it has compiled beside the rules in the settings.
+
+    Parameters
+    ----------
+    path
+        The pipeline, as TOML.
+    activate
+        Use it at once.
+    by
+        Who does this.
+    """
+    from tidegate.app import rules_folder
+    from tidegate.entities.pipeline import Define
+    from tidegate.pipeline.definition import load_definition
+    from tidegate.pipeline.library import load_library
+
+    definition = load_definition(path)
+    library = load_library(rules_folder(settings))
+    library.pipelines[definition.name] = definition
+    library.compile(1)
+    command = Define(definition.text, origin=path.name, by=by, activate=activate)
+    return await _command(definition.name, command, settings)
+
+
+@pipeline.command
+async def activate(name: str, version: str, /, *, by: str = "", settings: Given) -> int:
+    """Use a version that was defined before; every process does within seconds.
+
+    Parameters
+    ----------
+    name
+        Of the pipeline.
+    version
+        As `tidegate pipeline history` shows it.
+    by
+        Who does this.
+    """
+    from tidegate.entities.pipeline import Activate
+
+    return await _command(name, Activate(version, by=by), settings)
+
+
+@pipeline.command
+async def rollback(name: str, /, *, by: str = "", reason: str = "", settings: Given) -> int:
+    """Go back to the version before.
+
+    Parameters
+    ----------
+    name
+        Of the pipeline.
+    by
+        Who does this.
+    reason
+        Why.
+    """
+    from tidegate.entities.pipeline import RollBack
+
+    return await _command(name, RollBack(by=by, reason=reason), settings)
+
+
+async def _command(name: str, command: Any, settings: Settings) -> int:
+    from tidegate.actor.system import System
+    from tidegate.app import opened_log
+    from tidegate.entities.pipeline import KIND, PipelineHistory
+
+    async with opened_log(settings) as (bus, log):
+        system = System(bus, log)
+        await system.ask(KIND, name, command)
+        answer = await system.get(KIND, name)
+    known = msgspec.json.decode(answer.state, type=PipelineHistory)
+    print(f"{name}: version {known.active} is in use")
+    return 0
 
 
 async def _frames(path: str, source: str, limit: int, settings: Settings) -> AsyncIterator[RawFrame]:

@@ -63,7 +63,7 @@ class Library:
         self.names = tuple(table.name for table in settings.tables)
         """Of the keyed tables, loaded or not."""
         self.has_geo = settings.geo.city is not None or settings.geo.asn is not None
-        self._settings = settings
+        self.settings = settings
         self._mmdb: dict[str, MmdbFile] = {}
         self._reports: dict[str, Report] = {}
         watches: list[Watch[Any]] = []
@@ -107,7 +107,7 @@ class Library:
     def _put_mmdb(self, name: str, file: MmdbFile) -> None:
         self._mmdb[name] = file
         before = self.geo
-        geo = GeoTable(self._mmdb.get("geo.city"), self._mmdb.get("geo.asn"), self._settings.geo.cache_entries)
+        geo = GeoTable(self._mmdb.get("geo.city"), self._mmdb.get("geo.asn"), self.settings.geo.cache_entries)
         if before is not None:
             geo.cache.lookups, geo.cache.misses = before.cache.lookups, before.cache.misses
         self.geo = geo

@@ -1,0 +1,128 @@
+"""Rules that change while the processes run: by an edited file, by commands over HTTP, and back again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from tests.system.harness import System, system, until
+from tidegate import subject
+from tidegate.config import Intake
+from tidegate.log import lines_of
+
+pytestmark = pytest.mark.anyio
+
+TEXT = """
+pipeline = "own"
+[[stage]]
+name = "mark"
+type = "transform"
+[[stage.operations]]
+set = { "status_detail" = "'MARK'" }
+"""
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rules")
+    (folder / "own.toml").write_text(TEXT.replace("MARK", "one"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, rules: Path) -> Iterator[System]:
+    with system(tmp_path_factory.mktemp("lifecycle"), intake=Intake(rules_path=str(rules))) as one:
+
+        async def begin() -> None:
+            await one.serve("nats").ready()
+            async with one.bus():
+                pass
+            one.run("entities")
+            one.run("transformation-pipeline")
+            await one.ready()
+
+        asyncio.run(begin())
+        yield one
+
+
+async def newest(running: System) -> dict[str, Any]:
+    """The event that a record published now becomes."""
+    async with running.bus() as bus:
+        ack = await bus.publish(subject.ingest("acme", 0), b'{"message": "hello", "trace_id": "t-1"}')
+        shard = subject.shard_of("t-1", running.declared.shards)
+
+        async def there() -> bool:
+            message = await bus.last_message(subject.LOG, subject.event(shard))
+            return message is not None and message.headers["Tidegate-Cause"].endswith(f"-{ack.seq}")
+
+        await until(there, 10, "the event is in the log")
+        message = await bus.last_message(subject.LOG, subject.event(shard))
+        assert message is not None
+        event: dict[str, Any] = msgspec.json.decode(lines_of(message)[-1])
+        return event
+
+
+async def marked(running: System, mark: str) -> bool:
+    return bool((await newest(running))["status_detail"] == mark)
+
+
+async def test_a_pipeline_through_its_life(running: System, rules: Path) -> None:
+    port = running.settings.http.transformation_pipeline_port
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15) as http:
+        assert await marked(running, "one")
+        event = await newest(running)
+        first = event["metadata"]["transformation_info_list"][0]["uid"]
+
+        (rules / "own.toml").write_text(TEXT.replace("MARK", "two"))
+        await until(partial(marked, running, "two"), 20, "the edited file is used")
+        (rules / "own.toml").write_text(TEXT.replace("transform", "trnsform"))
+
+        async def refused() -> bool:
+            (listed,) = (await http.get("/v1/pipelines")).json()
+            return "own.toml:5" in listed["problem"]
+
+        await until(refused, 20, "the broken file is noticed")
+        assert await marked(running, "two")
+
+        async def both_known() -> bool:
+            shown = (await http.get("/v1/pipelines/own")).json()
+            return [one["origin"] for one in shown["versions"]] == ["own.toml", "own.toml"]
+
+        await until(both_known, 20, "both versions are in the log")
+        back = await http.post("/v1/pipelines/own/rollback", headers={"x-user": "ada"})
+        assert back.status_code == 202, back.text
+        await until(partial(marked, running, "one"), 20, "the version before is used")
+        assert (await newest(running))["metadata"]["transformation_info_list"][0]["uid"] == first
+
+        bad = await http.post("/v1/pipelines/own/versions", content=TEXT.replace("status_detail", "status_detial"))
+        assert (bad.status_code, "status_detail" in bad.json()["detail"]) == (400, True)
+        fine = TEXT.replace("MARK", "three")
+        defined = await http.post("/v1/pipelines/own/versions", content=fine, params={"activate": "true"})
+        assert defined.status_code == 202, defined.text
+        await until(partial(marked, running, "three"), 20, "the version defined over HTTP is used")
+
+        unknown = await http.post("/v1/pipelines/own/versions/0123456789ab/activate")
+        assert unknown.status_code == 404
+        tried = await http.post(
+            "/v1/pipelines/try",
+            json={"source": "acme", "records": ['{"a": 1}'], "text": TEXT.replace("MARK", "four"), "explain": True},
+        )
+        assert tried.json()["fates"][0]["event"]["status_detail"] == "four"
+        assert [step["stage"] for step in tried.json()["steps"][0]] == ["mapping", "mark"]
+        metrics = (await http.get("/v1/pipelines/own/metrics")).json()
+        assert (metrics["success_rate"], metrics["stages"]["mark"]["taken"] > 0) == (1.0, True)
+
+    # Known text: what the log has in use stays in use.
+    (rules / "own.toml").write_text(TEXT.replace("MARK", "two"))
+    program = running.programs["transformation-pipeline"]
+    program.kill()
+    program.start()
+    await program.ready()
+    await until(partial(marked, running, "three"), 20, "what is in use outlives the process")

@@ -184,8 +184,9 @@ class Anonymise(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 
     type_name = "anonymise"
     fields: list[Method] = []
-    also_in: list[str] = []
-    """Texts, or `unmapped` as a whole, in which values of `fields` are replaced, too, wherever they are whole words."""
+    also_in: list[str] | None = None
+    """Texts, or `unmapped` as a whole, in which values of `fields` are replaced, too, wherever they are whole words; by
+    default `message` and `unmapped`. Observables and enrichments always follow."""
     redact: list[str] = []
     """Texts, or `unmapped` as a whole, in which what `detect` and `patterns` find is replaced. Numbers are no texts."""
     detect: list[Detector] = msgspec.field(default_factory=lambda: list(BY_DEFAULT))

@@ -1,8 +1,8 @@
 """What can be found in free text: patterns of RE2 (linear time), and checks of what they match.
 
-Invariant: a detector names the exact bytes to hide; a number counts only where its checksum, length and ranges are right.
+Invariant: a detector names the exact bytes to hide; a number counts only where checksum, length and ranges are right.
 
-Formats: card numbers ISO/IEC 7812 and the ranges that the networks publish; IBAN ISO 13616; US SSN as issued since 2011;
+Formats: card numbers ISO/IEC 7812, in ranges that the networks publish; IBAN ISO 13616; US SSN as issued since 2011;
 UK NINO by HMRC's manual NIM39110; German tax ID (IdNr) ISO 7064 mod 11,10; French NIR with its key mod 97.
 """
 
@@ -205,11 +205,11 @@ def _email(text: bytes, start: int) -> Iterator[Found]:
 # Any letters of Unicode, written so that the automaton stays small. Neither = nor /: `user=ann@example.com`.
 _ATOM = r"[A-Za-z0-9.!#$%&*+?^_~\x{80}-\x{10FFFF}-]"
 _LABEL = r"[A-Za-z0-9\x{80}-\x{10FFFF}-]"
-_SECRET_NAMES = (
+_NAMES_OF_SECRETS = (
     r"(?:pass(?:word|wd|phrase|code)|passw|pwd|secret(?:[_-]?(?:access)?[_-]?key)?|api[_-]?key|access[_-]?key"
     r"|private[_-]?key|client[_-]?secret|(?:access|refresh|auth|session|id|api)[_-]?token|token|credentials?)"
 )
-_ASSIGNED = rf"(?i){_SECRET_NAMES}[\\\\\"']{{0,4}}[ \t]{{0,4}}(?:=>|:=|=|:)[ \t]{{0,4}}"
+_ASSIGNED = rf"(?i){_NAMES_OF_SECRETS}[\\\\\"']{{0,4}}[ \t]{{0,4}}(?:=>|:=|=|:)[ \t]{{0,4}}"
 
 DETECTORS: dict[str, tuple[Pattern, ...]] = {
     "private_key": (
@@ -234,7 +234,7 @@ DETECTORS: dict[str, tuple[Pattern, ...]] = {
         Pattern(rf"{_ASSIGNED}\\\"((?:[^\"\\]|\\[^\"])+)"),  # in a JSON text inside another
         Pattern(rf"{_ASSIGNED}'([^']+)"),
         Pattern(rf"{_ASSIGNED}([^\s,;&\"'\\()<>\[\]{{}}][^\s,;&\"']*)"),
-        Pattern(rf"(?i)\B--?{_SECRET_NAMES}[ \t]+[\"']?([^\s\"']+)"),
+        Pattern(rf"(?i)\B--?{_NAMES_OF_SECRETS}[ \t]+[\"']?([^\s\"']+)"),
         Pattern(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@"),  # user information of a URL
     ),
     "email": (Pattern(rf"{_ATOM}+(?:'{_ATOM}+)*@(?:{_LABEL}+\.)+{_LABEL}{{2,}}", _email),),

@@ -22,12 +22,13 @@ _SHORTEST = 3
 def replace_all(text: str, pairs: Pairs) -> str:
     """`text` without the values of `pairs`; `text` itself where there is none of them."""
     lower = text.lower()
-    if len(lower) != len(text):
-        # Some letters have a longer lower case, so places would not be the same.
+    # Some letters have a longer lower case, so places would not be the same.
+    exact = len(lower) != len(text)
+    if exact:
         lower = text
     hits: list[tuple[int, int, str]] = []
     for value, instead in pairs:
-        wanted = value.lower() if lower is not text else value
+        wanted = value if exact else value.lower()
         size = len(wanted)
         if wanted == lower:
             return instead

@@ -5,23 +5,22 @@ Invariant: observables, enrichments and the correlation id follow; nothing is wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from tidegate import tomlfile
 from tidegate.errors import ConfigError
-from tidegate.ocsf import Enrichment, Observable
 from tidegate.pipeline import access
 from tidegate.pipeline import definition as language
+from tidegate.pipeline.anonymise.applying import Groups, Maker, clean, enriched, followed, note, noting, observables_of
 from tidegate.pipeline.anonymise.detectors import DETECTORS
-from tidegate.pipeline.anonymise.elsewhere import Pairs, alter, in_texts, replace_all
+from tidegate.pipeline.anonymise.elsewhere import alter, replace_all
 from tidegate.pipeline.anonymise.keys import KeyRing, load_keys
-from tidegate.pipeline.anonymise.methods import REMOVED, build, deep, needs_keys, resolve
+from tidegate.pipeline.anonymise.methods import build, deep, needs_keys, resolve
 from tidegate.pipeline.anonymise.pseudonyms import Pseudonyms
 from tidegate.pipeline.anonymise.redact import Redactor
 from tidegate.pipeline.anonymise.settings import Drop, Method
@@ -31,51 +30,10 @@ from tidegate.pipeline.rules import Attribute
 from tidegate.pipeline.stages.body import Body, remove_observables
 from tidegate.pipeline.support import Shared
 
-__all__ = ["Group", "Groups", "write_anonymise"]
+__all__ = ["write_anonymise"]
 
-_MOST_GROUPS = 1024
-_NO_TENANT = "default"
 _WHOLE_TEXT = Attribute(kind="text", observable=None, many=False)
-
-Maker = Callable[[Pseudonyms | None], Any]
-"""Makes a table (`table[text]`) or a function, for the keys of a tenant."""
-
-
-class Group:
-    """The tables that hold while one key of one tenant does."""
-
-    __slots__ = ("since", "tables", "until")
-
-    def __init__(self, since: int, until: int, tables: list[Any]) -> None:
-        self.since = since
-        """Of event time, in ms: since <= time < until."""
-        self.until = until
-        self.tables = tables
-
-
-class Groups:
-    """The groups of all tenants; forgotten all at once where there are too many."""
-
-    def __init__(self, ring: KeyRing, makers: list[Maker]) -> None:
-        self.newest: dict[str | None, Group] = {}
-        """By tenant, the one that served last."""
-        self._ring = ring
-        self._makers = makers
-        self._all: dict[tuple[str | None, str], Group] = {}
-
-    def find(self, tenant: str | None, time_ms: int) -> Group:
-        """The group for events of a tenant at a time."""
-        key, since, until = self._ring.at(time_ms)
-        group = self._all.get((tenant, key.id))
-        if group is None:
-            if len(self._all) >= _MOST_GROUPS:
-                self._all.clear()
-                self.newest.clear()
-            pseudonyms = Pseudonyms(key, tenant or _NO_TENANT)
-            group = Group(since, until, [make(pseudonyms) for make in self._makers])
-            self._all[tenant, key.id] = group
-        self.newest[tenant] = group
-        return group
+_ALSO_IN = ("message", "unmapped")
 
 
 class _Field(Struct, kw_only=True):
@@ -104,8 +62,11 @@ class _Writer:
         self.known: dict[str, int] = {}
         self.fields = self._fields()
         self.ring = self._keys()
-        self.enriched = any(isinstance(one, language.Enrich) for one in body.definition.file.stage)
-        self.pairs = bool(self.fields) and bool(stage.also_in or self.enriched)
+        self.pairs = bool(self.fields)
+        """Whether values are to be found again elsewhere."""
+        taken = {field.path for field in self.fields}
+        by_default = [path for path in _ALSO_IN if self.pairs and path not in taken]
+        self.also_in = by_default if stage.also_in is None else stage.also_in
         self.after: list[str] = []
         """What is written once everything is computed."""
 
@@ -275,7 +236,7 @@ class _Writer:
             put_new = new
             self.body.put(f"{new} = None if {old} is None else {self.call(field, old)}")
             self.after += [f"if {new} is not {old}:", f"    {access.assign(path, new)}"]
-        if self.pairs and field.plain:
+        if self.pairs and (field.plain or field.attribute.kind == "any"):
             self.body.names["note"] = note
             self.body.put(f"if {old} is not None:", f"    note(pairs, {old}, {put_new})")
 
@@ -283,14 +244,14 @@ class _Writer:
         body, stage = self.body, self.stage
         redactor = self.redactor() if stage.redact else ""
         taken = {field.path for field in self.fields}
-        paths = dict.fromkeys([*stage.also_in, *stage.redact])
+        paths = dict.fromkeys([*self.also_in, *stage.redact])
         for number, path in enumerate(paths):
             steps: list[str | int] = ["redact" if path in stage.redact else "also_in"]
-            if stage.also_in and not stage.fields:
+            if self.also_in and not stage.fields:
                 raise body.fail(["also_in"], "there are no fields whose values could be found in texts")
             if path in taken:
                 raise body.fail(steps, f'"{path}" is in fields, too')
-            pairs = "pairs" if path in stage.also_in else "()"
+            pairs = "pairs" if path in self.also_in else "()"
             table = redactor if path in stage.redact else "None"
             if path == "unmapped":
                 body.names["clean"] = clean
@@ -306,7 +267,7 @@ class _Writer:
             if attribute.kind == "text":
                 body.names["replace_all"] = replace_all
                 body.put("if now is not None:")
-                if path in stage.also_in:
+                if path in self.also_in:
                     body.put("    if pairs:", "        now = replace_all(now, pairs)")
                 body.put(*([f"    now = {table}[now]"] if redactor and path in stage.redact else []))
             else:
@@ -323,23 +284,22 @@ class _Writer:
             if type_id is None or isinstance(field.method, Drop):
                 continue
             self.cached(field.method)
-            shared = Shared(partial(_observable, path, type_id))
-            follow[path] = self.known[f"text {field.method}"], shared
-        if not follow:
+            follow[path] = self.known[f"text {field.method}"], observables_of(path, type_id)
+        if not self.fields:
             return []
         body.reads.add("observables")
         body.names["followed"] = followed
         self.after.insert(0, "    e.observables = seen")
         self.after.insert(0, "if seen is not e.observables:")
-        return [f"seen = followed(e.observables, {body.constant(follow)}, tables) if e.observables else None"]
+        return [f"seen = followed(e.observables, {body.constant(follow)}, tables, pairs) if e.observables else None"]
 
     def _enrichments(self) -> list[str]:
-        if not (self.enriched and self.pairs):
+        if not self.pairs:
             return []
         self.body.reads.add("enrichments")
         self.body.names["enriched"] = enriched
         self.after.append("e.enrichments = facts")
-        return ["facts = enriched(e.enrichments, pairs) if e.enrichments else None"]
+        return ["facts = enriched(e.enrichments, pairs) if pairs and e.enrichments else e.enrichments"]
 
     def _correlation(self) -> list[str]:
         if self.ring is None or not self.fields or self.stage.correlation == "keep":
@@ -371,68 +331,3 @@ def write_anonymise(stage: language.Anonymise, body: Body) -> None:
         if method.paths:
             raise body.fail(["replace", name], "no field is needed here")
     _Writer(stage, body).write()
-
-
-# -- what the code calls
-
-
-def note(pairs: Pairs, old: Any, new: Any) -> None:
-    """Notes what took the place of a text, or of each in a list."""
-    if old.__class__ is str:
-        if new != old:
-            pairs.append((old, new if new.__class__ is str else REMOVED))
-    elif new.__class__ is list and len(new) == len(old):
-        for before, after in zip(old, new, strict=True):
-            note(pairs, before, after)
-    else:
-        for before in old:
-            note(pairs, before, None)
-
-
-def noting(change: Callable[[Any], Any], pairs: Pairs) -> Callable[[Any], Any]:
-    def changed(value: Any) -> Any:
-        new = change(value)
-        if value.__class__ is str:
-            note(pairs, value, new)
-        return new
-
-    return changed
-
-
-def clean(value: Any, pairs: Pairs, table: Mapping[str, str] | None) -> Any:
-    """A value of any form without the values of `pairs`, and without what the redactor behind `table` finds."""
-    if table is None:
-        return in_texts(value, lambda text: replace_all(text, pairs)) if pairs else value
-    if not pairs:
-        return in_texts(value, table.__getitem__)
-    return in_texts(value, lambda text: table[replace_all(text, pairs)])
-
-
-def followed(observables: list[Any], follow: Mapping[str, tuple[int, Shared]], tables: list[Any]) -> list[Any] | None:
-    """The observables, with those of anonymised attributes anonymised likewise."""
-    found: list[Any] = []
-    for one in observables:
-        known = follow.get(one.name)
-        if known is None:
-            found.append(one)
-        elif (value := tables[known[0]][one.value]) is not None:
-            found.append(known[1][value])
-    return found or None
-
-
-def enriched(enrichments: list[Any], pairs: Pairs) -> list[Enrichment]:
-    """The enrichments without the values of `pairs`."""
-    return [
-        Enrichment(
-            name=one.name,
-            value=replace_all(one.value, pairs),
-            type=one.type,
-            provider=one.provider,
-            data=clean(msgspec.to_builtins(one.data), pairs, None),
-        )
-        for one in enrichments
-    ]
-
-
-def _observable(path: str, type_id: int, value: str) -> Observable:
-    return Observable(name=path, type_id=type_id, value=value)

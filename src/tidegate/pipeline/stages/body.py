@@ -69,7 +69,8 @@ class Body:
         code, kind = self.expression(text, steps)
         if kind not in ("bool", "any"):
             raise self.fail(steps, f"a condition is true or false, but {text!r} is {kind}")
-        return code
+        # Texts and numbers of unknown kind are not true, whatever Python takes them for.
+        return f"({code}) is True" if kind == "any" else code
 
     def readable(self, path: str, steps: list[str | int]) -> Attribute:
         """Checks that there is such an attribute, and notes that it is read."""

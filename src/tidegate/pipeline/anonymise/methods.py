@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -30,7 +30,16 @@ _STEPS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 _KINDS: dict[str, Kind] = {"ip": "ip", "email": "email", "emails": "email", "mac": "mac"}
 """Kind of an attribute that takes nothing but this -> kind of pseudonym."""
 _OBSERVABLES: dict[int, Kind] = {1: "hostname", 4: "user", 5: "email"}
-_GENERAL = {"ip": "ip", "time": "time", "int": "number", "port": "number"}
+_GENERAL: dict[str, tuple[Literal["ip", "time", "number"], ...]] = {
+    "ip": ("ip",),
+    "time": ("time",),
+    "int": ("number", "time"),  # Times of OCSF are integers.
+    "port": ("number",),
+    "text": ("ip", "time", "number"),
+    "texts": ("ip", "time", "number"),
+    "any": ("ip", "time", "number"),
+}
+"""Kind of an attribute -> as what its values can be generalised."""
 _TEXTS = ("text", "texts", "any")
 _MOST_DEPTH = 64
 
@@ -55,13 +64,7 @@ def resolve(method: Method, attribute: Attribute) -> Method:
                 raise ValueError("the pseudonym of a MAC address has no room to be reversible")
             return Pseudonymise(kind=chosen, reversible=method.reversible)
         case Generalise():
-            known = _GENERAL.get(kind)
-            if (known is None and kind not in _TEXTS) or (known and method.kind not in (None, known)):
-                raise ValueError(f"it is {kind}, which cannot be generalised so")
-            chosen_kind = method.kind or known
-            if chosen_kind is None:
-                raise ValueError('say as what to generalise it: kind = "ip", "time" or "number"')
-            return Generalise(kind=chosen_kind, ipv4=method.ipv4, ipv6=method.ipv6, to=method.to, step=method.step)
+            return _general(method, kind)
         case Mask(kind="email") if kind in ("email", "emails"):
             pass
         case Mask() | Truncate() | Hash():
@@ -73,6 +76,18 @@ def resolve(method: Method, attribute: Attribute) -> Method:
         case Drop():
             pass
     return replace(method, field=[])
+
+
+def _general(method: Generalise, kind: str) -> Generalise:
+    possible = _GENERAL.get(kind, ())
+    chosen = method.kind or ("time" if method.to else possible[0] if kind not in _TEXTS and possible else None)
+    if chosen is None and kind in _TEXTS:
+        raise ValueError('say as what to generalise it: kind = "ip", "time" or "number"')
+    if chosen not in possible:
+        raise ValueError(f"it is {kind}, which cannot be generalised so")
+    if (method.to and chosen != "time") or (method.step and chosen != "number"):
+        raise ValueError('"to" is for times, and "step" for numbers')
+    return Generalise(kind=chosen, ipv4=method.ipv4, ipv6=method.ipv6, to=method.to or "hour", step=method.step or 10)
 
 
 def build(method: Method, pseudonyms: Pseudonyms | None) -> Function:
@@ -96,10 +111,11 @@ def build(method: Method, pseudonyms: Pseudonyms | None) -> Function:
         case Generalise(kind="ip"):
             return lambda value: _network(value, method.ipv4, method.ipv6)
         case Generalise(kind="time"):
-            step = _STEPS_MS[method.to]
+            step = _STEPS_MS[method.to or "hour"]
             return lambda value: _moment(value, step)
         case Generalise():
-            return lambda value: _multiple(value, method.step)
+            multiple = method.step or 10
+            return lambda value: _multiple(value, multiple)
         case Constant(value=value):
             return lambda _: value
         case Drop():

@@ -98,13 +98,13 @@ class Generalise(_Method, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """What many values have in common: the network of an address, the hour of a time, the step of a number."""
 
     kind: Literal["ip", "time", "number"] | None = None
-    """By default what the attribute holds. What is not of the kind is dropped."""
+    """By default what the attribute holds, `time` where `to` is given. What is not of the kind is dropped."""
     ipv4: Annotated[int, Meta(ge=0, le=32)] = 24
     ipv6: Annotated[int, Meta(ge=0, le=128)] = 48
-    to: Literal["minute", "hour", "day"] = "hour"
-    """In UTC."""
-    step: Annotated[int, Meta(ge=1)] = 10
-    """Numbers become the next lower multiple of it."""
+    to: Literal["minute", "hour", "day"] | None = None
+    """Of times, the hour by default, in UTC; integers are taken for milliseconds since 1970."""
+    step: Annotated[int, Meta(ge=1)] | None = None
+    """Numbers become the next lower multiple of it, by default of 10."""
 
 
 class Hash(_Method, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="hash"):

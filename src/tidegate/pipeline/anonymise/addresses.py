@@ -2,8 +2,8 @@
 
 An IPv4 address counts as its IPv4-mapped IPv6 address, ::ffff:a.b.c.d. Two addresses with the same first n bits have
 pseudonyms with the same first n bits (from n = 3 on), so networks stay networks; different addresses in use stay
-different. The first three bits become 100, 101 or 110: pseudonyms lie in 8000::/3, a000::/3 and c000::/3, of which IANA has
-allocated nothing, so that none is ever taken for somebody's real address.
+different. The first three bits become 100, 101 or 110: pseudonyms lie in 8000::/3, a000::/3 and c000::/3, of which
+IANA has allocated nothing, so that none is ever taken for somebody's real address.
 
 Invariant: whoever has the key can turn a pseudonym back, and nobody else.
 """

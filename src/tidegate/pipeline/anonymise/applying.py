@@ -75,8 +75,9 @@ def note(pairs: Pairs, old: Any, new: Any) -> None:
         for place, each in enumerate(old):
             note(pairs, each, new[place] if alike else None)
     elif old.__class__ is dict:
+        objects: dict[str, Any] = new if isinstance(new, dict) else {}
         for key, each in old.items():
-            note(pairs, each, new.get(key) if new.__class__ is dict else None)
+            note(pairs, each, objects.get(key))
     elif isinstance(old, Struct):
         # By way of JSON, as parts of it may be encoded already.
         note(pairs, msgspec.json.decode(msgspec.json.encode(old)), None)

@@ -2,8 +2,8 @@
 
 Invariant: an answer is given only after what it costs is in the log; no true count leaves this module.
 
-A dataset is the events of one source, so datasets have no event in common. A count changes by one at most when one event
-is added or taken away: it is single events that are protected, not all that somebody has done.
+A dataset is the events of one source, so datasets have no event in common. A count changes by one at most when one
+event is added or taken away: it is single events that are protected, not all that somebody has done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -72,7 +72,7 @@ def noise(cost: int) -> tuple[Callable[[int], int], int]:
     epsilon = cost / 1e6
     scale = 1 / epsilon
     while True:
-        measurement = dp.m.make_laplace(dp.atom_domain(T=int), dp.absolute_distance(T=int), scale=scale)
+        measurement: Any = dp.m.make_laplace(dp.atom_domain(T=int), dp.absolute_distance(T=int), scale=scale)
         # OpenDP rounds what it guarantees upwards.
         if measurement.map(1) <= epsilon:
             break
@@ -125,9 +125,7 @@ class PrivateCounts:
         # An id of its own for each count: noise that was drawn twice for one price could be averaged away.
         answer = await self._system.ask("budget", dataset, Spend(cost, query), command_id=uuid.uuid4().hex)
         if answer.duplicate:
-            raise BusUnavailableError(
-                "the first answer of the budget was lost; epsilon may have been spent for nothing"
-            )
+            raise BusUnavailableError("the budget's first answer was lost; epsilon may have been spent for nothing")
         (event,) = msgspec.json.decode(answer.events, type=list[Granted | Spent | Refused])
         if isinstance(event, Refused):
             raise CommandRefusedError(

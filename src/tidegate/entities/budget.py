@@ -90,9 +90,7 @@ class Budgets(Entity[Budget, Commands, Events]):
     def decide(self, state: Budget, command: Commands, context: Context) -> Sequence[Events]:
         now, millionths = context.time_ms, command.millionths
         if not 1 <= millionths <= MOST:
-            raise CommandRefusedError(
-                "invalid", f"epsilon is from 0.000001 to {MOST / 1e6:g}, not {millionths / 1e6:g}"
-            )
+            raise CommandRefusedError("invalid", f"{millionths} millionths of epsilon are not from 1 to {MOST}")
         if isinstance(command, Grant):
             if not command.by.strip():
                 raise CommandRefusedError("invalid", "say who grants it (`by`)")

@@ -126,10 +126,10 @@ def deep(on_text: Function, on_number: Function, value: Any, depth: int = 0) -> 
     """A value of any form with its texts and numbers replaced; beyond 64 levels there is nothing."""
     if value.__class__ is str:
         return on_text(value)
-    if value.__class__ is dict or value.__class__ is list:
+    if isinstance(value, dict | list):
         if depth >= _MOST_DEPTH:
             return None
-        if value.__class__ is list:
+        if isinstance(value, list):
             return [deep(on_text, on_number, each, depth + 1) for each in value]
         return {key: deep(on_text, on_number, each, depth + 1) for key, each in value.items()}
     return value if value is None or value.__class__ is bool else on_number(value)

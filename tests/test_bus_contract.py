@@ -441,3 +441,41 @@ async def test_a_subject_that_a_generation_serves_on_is_known_to_one_writer(worl
     with pytest.raises(FencedError):
         await world.log.set_generation("hot", fact, 0)
     assert await world.log.generation("hot") == (sequence, msgspec.structs.replace(fact, active=2))
+
+
+async def test_cells_that_append_at_once_share_batches_and_each_gets_its_own_sequence(world: World) -> None:
+    log, batches = world.log, []
+    once = world.bus.publish_atomic
+
+    async def counted(messages: Any) -> Any:
+        batches.append(len(messages))
+        return await once(messages)
+
+    world.bus.publish_atomic = counted  # type: ignore[method-assign]
+
+    async def cell(number: int) -> list[int]:
+        found = [0]
+        for turn in range(5):
+            progress = Progress(stream="INGEST", created="now", sequence=turn)
+            lines = [[b"%d" % n] for n in range(number % 3)]
+            messages = [one for line in lines for one in event_messages(number % 4, line, "test")]
+            found.append(await log.append("intake", number, messages, progress, found[-1]))
+        return found
+
+    ends = await asyncio.gather(*map(cell, range(8)))
+    for number, found in enumerate(ends):
+        assert (await log.progress("intake", number))[0] == found[-1]
+    assert len({sequence for found in ends for sequence in found[1:]}) == 40
+    assert sum(batches) == 5 * (8 + 0 + 1 + 2 + 0 + 1 + 2 + 0 + 1)
+    assert len(batches) < 20, "40 appends"
+
+
+async def test_one_append_that_is_fenced_does_not_stop_those_beside_it(world: World) -> None:
+    log = world.log
+    progress = Progress(stream="INGEST", created="now", sequence=1)
+    outcomes = await asyncio.gather(
+        *(log.append("intake", number, [], progress, 7 if number == 2 else 0) for number in range(5)),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in outcomes] == [int, int, FencedError, int, int]
+    assert [await log.progress("intake", number) for number in (2, 4)] == [(0, None), (outcomes[4], progress)]

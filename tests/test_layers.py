@@ -23,17 +23,19 @@ LAYERS = """
     rebuild
     verify
     tiers
-    projector intake lifecycle
+    projector intake forwarder lifecycle
     memory testing schema subscriptions
     pipeline
     entities
     actor
     publisher streams deadletters history presence
     log
+    groupcommit
     head
     reader projection
     bus
     frame
+    codec
     generator
     ocsf event subject
     telemetry

@@ -49,25 +49,20 @@ def test_nothing_can_be_given_back_by_a_command(command: Any) -> None:
     given(Budgets(), Granted(NOW, 100, "ann")).when(command).then_refused("invalid")
 
 
-@each(
-    st.lists(
-        st.one_of(
-            st.builds(Grant, st.integers(1, 50), st.just("a")), st.builds(Spend, st.integers(1, 50), st.just("q"))
-        )
-    )
+COMMANDS = st.one_of(
+    st.builds(Grant, st.integers(1, 50), st.just("ann")), st.builds(Spend, st.integers(1, 50), st.just("q"))
 )
+
+
+@each(st.lists(COMMANDS))
 def test_no_more_is_ever_spent_than_was_granted(commands: list[Any]) -> None:
-    scenario, spent, granted = given(Budgets()), 0, 0
+    scenario = given(Budgets())
     for command in commands:
-        before = len(scenario.events)
-        scenario.when(command)
-        granted += sum(one.millionths for one in scenario.events[before:] if isinstance(one, Granted))
-        state: Budget = scenario.state or Budget()
-        spent = state.spent
-        assert spent <= state.granted
+        found: Budget = scenario.when(command).state
+        assert 0 <= found.spent <= found.granted
 
 
-@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf, 1e-9 * 0, 2000.0])
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf, 2000.0])
 def test_an_epsilon_that_is_none_is_refused(epsilon: float) -> None:
     with pytest.raises(QueryError, match="epsilon is from"):
         millionths(epsilon)

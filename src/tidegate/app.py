@@ -352,6 +352,8 @@ class Process:
             if self.lifecycle is not None:
                 for partition in range(self.declared.partitions):
                     self._add_intake(bus, log, self.lifecycle.rules, partition)
+                for shard in range(self.declared.shards):
+                    self._add_forward(bus, log, shard)
             if self.name == "entities":
                 kinds = entity_kinds(settings)
                 self._add_effects(bus, log)
@@ -383,6 +385,19 @@ class Process:
         )
         work = IntakeWork(bus, log, rules, partition, self.settings)
         self.cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
+
+    def _add_forward(self, bus: Bus, log: Log, shard: int) -> None:
+        from tidegate.forwarder import KIND, ForwardWork
+
+        consumer = PinnedConsumer(
+            bus,
+            subject.LOG,
+            f"{KIND}-{shard}",
+            [subject.event(shard)],
+            pin_timeout_seconds=self.settings.intake.pin_timeout_seconds,
+            headers_only=True,
+        )
+        self.cells.append(Cell(f"{KIND}.{shard}", ForwardWork(bus, log, shard), Mailbox(consumer)))
 
     def _entities(self, bus: Bus, log: Log, entity: Entity[Any, Any, Any], generation: int) -> list[Cell]:
         name = subject.generation_of(entity.kind, generation)

@@ -310,6 +310,8 @@ class Bus:
         Returns the acknowledgement of the last message; `seq` is its sequence. Raises BusError 10071 when an
         expectation in the headers does not hold; then nothing was stored.
         """
+        if len(messages) == 1:  # A fifth of the time.
+            return await self.publish(messages[0].subject, messages[0].payload, messages[0].headers)
         batch = uuid.uuid4().hex
         if not self.connected:
             raise BusUnavailableError("not connected to NATS")
@@ -326,12 +328,14 @@ class Bus:
             await self.submit(Outgoing(final.subject, final.payload, {**final.headers, **commit}))
         )
 
-    async def send(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+    async def send(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         """A plain publish, nobody answers."""
         if not self.connected:
             raise BusUnavailableError("not connected to NATS")
         try:
-            await self._client.publish(subject, payload, reply=reply)
+            await self._client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
         except (NatsError, OSError) as error:
             raise BusUnavailableError(f"could not send to {subject}: {error}") from error
 

@@ -13,9 +13,10 @@ from typing import Literal
 import msgspec
 import zstandard
 
-from tidegate.errors import FrameError
+from tidegate.errors import CodecError, FrameError
 
 __all__ = [
+    "AVRO",
     "CAUSE",
     "CONTENT_ENCODING",
     "CONTENT_TYPE",
@@ -25,12 +26,18 @@ __all__ = [
     "MAX_RECORDS",
     "MSGPACK",
     "NDJSON",
+    "PROTOBUF",
     "SCHEMA",
+    "SUBJECTS",
     "TEXT",
+    "TIERS",
+    "TOPICS",
     "TRACEPARENT",
     "Codec",
+    "Destination",
     "digest_of",
     "inflate",
+    "is_envelopes",
     "open_frame",
     "seal",
     "split_lines",
@@ -42,12 +49,22 @@ SCHEMA = "Tidegate-Schema"
 COUNT = "Tidegate-Count"
 CAUSE = "Tidegate-Cause"
 DIGEST = "Tidegate-Digest"
+TIERS = "Tidegate-Tiers"
+"""Read models that the frame is for, by a comma; without it, all."""
+SUBJECTS = "Tidegate-Subjects"
+"""Subjects that get a copy, by a comma."""
+TOPICS = "Tidegate-Topics"
+"""Kafka topics that get a copy, by a comma."""
 TRACEPARENT = "traceparent"
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 TEXT = "text/plain"
+AVRO = "application/avro"
+"""An object container file of envelopes."""
+PROTOBUF = "application/x-protobuf"
+"""Envelopes as messages, each after its length (a varint), also when it is only one."""
 
 Codec = Literal["json", "msgpack", "text"]
 
@@ -65,6 +82,22 @@ _MAX_GZIP_MEMBERS = 100
 _CHUNK_BYTES = 4 * 1024 * 1024
 _END = bytes(32)
 _END_FRAME = zstandard.compress(_END)
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """Where the events of a frame go besides the log; the empty one: to all read models."""
+
+    tiers: frozenset[str] = frozenset()
+    subjects: frozenset[str] = frozenset()
+    topics: frozenset[str] = frozenset()
+
+    def and_to(self, other: Destination) -> Destination:
+        return Destination(self.tiers | other.tiers, self.subjects | other.subjects, self.topics | other.topics)
+
+    def headers(self) -> dict[str, str]:
+        """For the frame in the log."""
+        parts = {TIERS: self.tiers, SUBJECTS: self.subjects, TOPICS: self.topics}
+        return {name: ",".join(sorted(found)) for name, found in parts.items() if found}
 
 
 def digest_of(lines: Sequence[bytes]) -> int:
@@ -161,7 +194,9 @@ def open_frame(payload: bytes, content_type: str, content_encoding: str, max_byt
     Raises FrameError when nothing in the frame can be told apart; a record that is bad by itself is returned as it is.
     """
     data = inflate(payload, content_encoding, max_bytes)
-    kind = content_type.split(";", 1)[0].strip().lower()
+    kind = _kind(content_type)
+    if is_envelopes(kind) and data:
+        return "json", _open_envelopes(kind, data, max_bytes)
     if "msgpack" not in kind:
         data = data.removeprefix(_UTF8_BOM)
     if not data or data.isspace():
@@ -187,8 +222,31 @@ def open_frame(payload: bytes, content_type: str, content_encoding: str, max_byt
         case other:
             raise FrameError(
                 "content_type",
-                f"unknown content type {other[:80]!r}; use {JSON}, {NDJSON}, {MSGPACK} or {TEXT}",
+                f"unknown content type {other[:80]!r}; use {JSON}, {NDJSON}, {MSGPACK}, {AVRO}, {PROTOBUF} or {TEXT}",
             )
+
+
+def _kind(content_type: str) -> str:
+    return content_type.split(";", 1)[0].strip().lower()
+
+
+def is_envelopes(content_type: str) -> bool:
+    """Whether a frame of this type holds envelopes in another format, which `open_frame` gives as JSON."""
+    return _kind(content_type) in (AVRO, PROTOBUF, "application/protobuf")
+
+
+def _open_envelopes(kind: str, data: bytes, max_bytes: int) -> list[bytes]:
+    # Imported where it is needed: few frames are of this kind, and most commands open none.
+    from tidegate.codec import envelopes
+
+    read = envelopes.from_avro if kind == AVRO else envelopes.from_protobuf
+    try:
+        records = read(data, MAX_RECORDS, max_bytes)
+    except CodecError as error:
+        raise FrameError(error.codec, error.problem) from error
+    if not records:
+        raise FrameError("empty", "the frame holds no records")
+    return records
 
 
 def _split_lines(data: bytes) -> list[bytes]:

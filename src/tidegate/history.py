@@ -18,7 +18,7 @@ import msgspec
 from tidegate import subject
 from tidegate.errors import PositionError
 from tidegate.log import Log, recorded
-from tidegate.projection import Position, ReadModel, Recorded
+from tidegate.projection import Position, ReadModel, Recorded, is_for
 
 __all__ = ["Archive", "Entry", "cells_of", "complete", "consumer_of", "frames", "ledger", "refuse_if_trimmed"]
 
@@ -39,6 +39,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     time_ms: int
     count: int
     digest: int
+    tiers: str = ""
+
+    def is_for(self, tier: str) -> bool:
+        """As of `Recorded`."""
+        return is_for(self.tiers, tier)
 
 
 def cells_of(model: ReadModel, shards: int) -> dict[str, str]:
@@ -94,7 +99,14 @@ async def ledger(log: Log, cell: str, first: int, last: int, archive: Archive | 
 
 
 def _entry(one: Recorded) -> Entry:
-    return Entry(sequence=one.sequence, shard=one.shard, time_ms=one.time_ms, count=one.count, digest=one.digest)
+    return Entry(
+        sequence=one.sequence,
+        shard=one.shard,
+        time_ms=one.time_ms,
+        count=one.count,
+        digest=one.digest,
+        tiers=one.tiers,
+    )
 
 
 async def complete(log: Log, positions: dict[str, Position | None]) -> tuple[int, int]:
@@ -106,7 +118,7 @@ async def complete(log: Log, positions: dict[str, Position | None]) -> tuple[int
     within_reach = 0
     for cell, position in positions.items():
         rest = await ledger(log, cell, position.sequence + 1 if position else 1, (await log.state()).last_sequence)
-        within_reach += (position.count if position else 0) + sum(one.count for one in rest)
+        within_reach += (position.count + position.left_out if position else 0) + sum(one.count for one in rest)
     return within_reach, ever
 
 

@@ -32,6 +32,8 @@ MAX_RECORD_BYTES = 1024 * 1024
 MAX_COMMIT_BYTES = 16 * 1024 * 1024
 MAX_RECORDS = 20_000
 """A commit is closed by the frame that reaches either, whatever the headers of its frames say."""
+MAX_ROUTES = 32
+"""Likewise; each destination makes a message for each shard, and an atomic batch holds 1,000."""
 
 
 class IntakeWork(Work):
@@ -75,7 +77,7 @@ class IntakeWork(Work):
             part.append(one)
             # Let heartbeats and the other cells in between frames: deciding one takes milliseconds.
             await asyncio.sleep(0)
-            if size >= MAX_COMMIT_BYTES or outcome.records >= MAX_RECORDS:
+            if size >= MAX_COMMIT_BYTES or outcome.records >= MAX_RECORDS or len(outcome.routed) >= MAX_ROUTES:
                 yield Step(part, outcome, began)
                 part, outcome, size, began = [], Outcome(self._log.shards), 0, time.monotonic()
         if part:
@@ -92,13 +94,14 @@ class IntakeWork(Work):
             links=parents[1:],
             attributes={"tidegate.cell": cell, "tidegate.frames": len(batch)},
         ) as span:
-            events = sum(map(len, outcome.lines))
+            events = outcome.events
             dead = sum(map(len, outcome.dead))
             filtered = sum(outcome.filtered.values())
             cause = f"{subject.INGEST}/{batch[0].sequence}-{batch[-1].sequence}"
             messages: list[Outgoing] = []
             for shard in range(self._log.shards):
-                messages += event_messages(shard, outcome.lines[shard], cause, span.traceparent)
+                for to, lines in outcome.groups():
+                    messages += event_messages(shard, lines[shard], cause, span.traceparent, to)
                 messages += dead_messages(shard, outcome.dead[shard], cause, span.traceparent)
             before = self.progress
             after = msgspec.structs.replace(
@@ -163,6 +166,8 @@ class IntakeWork(Work):
         except FrameError as error:
             self._refuse(raw, 0, error.rule, error.problem, message.payload, content_type, content_encoding, outcome)
             return len(message.payload)
+        if frame.is_envelopes(content_type):
+            content_type = frame.JSON  # what its records are from here on
         size = sum(map(len, records))
         if max(map(len, records)) > MAX_RECORD_BYTES:
             for index, record in enumerate(records):

@@ -7,7 +7,7 @@ expects the sequence of the one before it. A second writer therefore stores noth
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from tidegate import frame, subject
 from tidegate.bus import CONSUMER_NOT_FOUND, WRONG_LAST_SEQUENCE, Bus, Outgoing, Stored, StreamState
 from tidegate.errors import BusError, FencedError, PositionError
 from tidegate.event import DeadLetterFact
+from tidegate.groupcommit import GroupCommit
 from tidegate.projection import Generation, Position, Recorded, Tally
 from tidegate.reader import read
 
@@ -78,7 +79,9 @@ def _chunks(lines: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [*chunks, chunk]
 
 
-def _sealed(to: str, schema: str, lines: Sequence[bytes], cause: str, traceparent: str) -> list[Outgoing]:
+def _sealed(
+    to: str, schema: str, lines: Sequence[bytes], cause: str, traceparent: str, more: Mapping[str, str] | None = None
+) -> list[Outgoing]:
     messages = []
     for chunk in _chunks(lines):
         headers = {
@@ -88,6 +91,7 @@ def _sealed(to: str, schema: str, lines: Sequence[bytes], cause: str, traceparen
             frame.COUNT: str(len(chunk)),
             frame.DIGEST: str(frame.digest_of(chunk)),
             frame.CAUSE: cause,
+            **(more or {}),
         }
         if traceparent:
             headers[frame.TRACEPARENT] = traceparent
@@ -95,9 +99,12 @@ def _sealed(to: str, schema: str, lines: Sequence[bytes], cause: str, traceparen
     return messages
 
 
-def event_messages(shard: int, lines: Sequence[bytes], cause: str, traceparent: str = "") -> list[Outgoing]:
+def event_messages(
+    shard: int, lines: Sequence[bytes], cause: str, traceparent: str = "", destination: frame.Destination | None = None
+) -> list[Outgoing]:
     """Frames for `log.event.<shard>` that hold `lines` (OCSF events as JSON); none for no lines."""
-    return _sealed(subject.event(shard), "ocsf_event.v1", lines, cause, traceparent) if lines else []
+    more = destination.headers() if destination else None
+    return _sealed(subject.event(shard), "ocsf_event.v1", lines, cause, traceparent, more) if lines else []
 
 
 def dead_messages(shard: int, facts: Sequence[DeadLetterFact], cause: str, traceparent: str = "") -> list[Outgoing]:
@@ -139,6 +146,7 @@ def recorded(message: Stored) -> Recorded:
         digest=int(message.headers[frame.DIGEST]),
         payload=message.payload,
         traceparent=message.headers.get(frame.TRACEPARENT, ""),
+        tiers=message.headers.get(frame.TIERS, ""),
     )
 
 
@@ -149,6 +157,7 @@ class Log:
         self._bus = bus
         self.shards = shards
         self._read = read
+        self._group = GroupCommit(bus)
 
     async def state(self) -> StreamState:
         return await self._bus.stream(subject.LOG)
@@ -173,12 +182,11 @@ class Log:
         nothing stored, when that is no longer the newest. At most 999 messages.
         """
         try:
-            ack = await self._bus.publish_atomic([*messages, progress_message(kind, shard, progress, expected)])
+            return await self._group.append([*messages, progress_message(kind, shard, progress, expected)])
         except BusError as error:
             if error.code == WRONG_LAST_SEQUENCE:
                 raise FencedError(f"{kind}.{shard}", "another process has committed to this cell") from error
             raise
-        return ack.seq
 
     async def append_facts(self, messages: Sequence[Outgoing]) -> None:
         """Store facts that belong to no cell (a redrive), atomically."""

@@ -12,7 +12,7 @@ import msgspec
 
 from tidegate import frame
 
-__all__ = ["Generation", "Position", "ReadModel", "Rebuildable", "Record", "Recorded", "Tally"]
+__all__ = ["Generation", "Position", "ReadModel", "Rebuildable", "Record", "Recorded", "Tally", "is_for"]
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,16 +28,20 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     digest: int = 0
     """Sum, modulo 2^64, of the CRC-32 of each event's JSON."""
     frame_digest: int | None = None
-    """The digest of the last frame taken in: what the log must have at `sequence`. None where it was not noted yet."""
+    """The digest of the last frame passed: what the log must have at `sequence`. None where it was not noted yet."""
+    left_out: int = 0
+    """Events passed over, as they were routed to other read models only."""
 
-    def after(self, frames: Sequence[Recorded]) -> Position:
-        """The position once `frames` (in order, all beyond this position) are in."""
+    def after(self, frames: Sequence[Recorded], tier: str = "") -> Position:
+        """The position once those of `frames` (in order, all beyond this position) are in that are for `tier`."""
+        mine = [one for one in frames if one.is_for(tier)]
         return msgspec.structs.replace(
             self,
             sequence=frames[-1].sequence,
-            count=self.count + sum(one.count for one in frames),
-            digest=(self.digest + sum(one.digest for one in frames)) % 2**64,
+            count=self.count + sum(one.count for one in mine),
+            digest=(self.digest + sum(one.digest for one in mine)) % 2**64,
             frame_digest=frames[-1].digest,
+            left_out=self.left_out + sum(one.count for one in frames) - sum(one.count for one in mine),
         )
 
 
@@ -84,10 +88,21 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
     """zstd NDJSON of OCSF events, as stored."""
     traceparent: str = ""
+    tiers: str = ""
+    """The read models that it is for, by a comma; "": all."""
+
+    def is_for(self, tier: str) -> bool:
+        """Whether the read model takes it in."""
+        return is_for(self.tiers, tier)
 
     def lines(self) -> list[bytes]:
         """The events, each as JSON."""
         return frame.inflate(self.payload, "zstd", 2**31).split(b"\n")[:-1]
+
+
+def is_for(tiers: str, tier: str) -> bool:
+    """Whether a frame for these read models is for this one. The archive takes all, or else it would not be one."""
+    return not tiers or tier == "cold" or tier in tiers.split(",")
 
 
 class ReadModel(Protocol):
@@ -111,7 +126,7 @@ class ReadModel(Protocol):
         """Where the cell stands, as stored with the data; None before the first frame."""
 
     def project(self, frames: Sequence[Recorded]) -> Any:
-        """What `frames` (at least one, ascending) become here: the writes, in the model's own form.
+        """What `frames` (ascending; none where all were routed elsewhere) become here: the writes, in its own form.
 
         Pure: no I/O and nothing remembered. It runs in a worker thread, ahead of the `apply` of the writes before.
         """

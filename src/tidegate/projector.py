@@ -53,14 +53,15 @@ class ProjectionWork(Work):
     async def decide(self, batch: Sequence[Delivered]) -> AsyncGenerator[Step, None]:
         began = time.monotonic()
         frames = [recorded(Stored(one.subject, one.sequence, one.time_ms, one.payload, one.headers)) for one in batch]
-        writes = await anyio.to_thread.run_sync(self._model.project, frames, limiter=_one_at_a_time())
+        mine = [one for one in frames if one.is_for(self._model.name)]
+        writes = await anyio.to_thread.run_sync(self._model.project, mine, limiter=_one_at_a_time())
         yield Step(batch, (frames, writes), began)
 
     async def commit(self, step: Step) -> None:
         frames, writes = step.decided
         before = self._stored or Position(stream=subject.LOG, created=self._created, sequence=0)
-        after = before.after(frames)
         tier = self._model.name
+        after = before.after(frames, tier)
         parents = list(dict.fromkeys(one.traceparent for one in frames if one.traceparent))
         with telemetry.span(
             f"{tier} apply",

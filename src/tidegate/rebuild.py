@@ -161,7 +161,7 @@ class Rebuild:
             async with done_out:
                 async for batch, writes in done_out:
                     before = stored or Position(stream=subject.LOG, created=state.created, sequence=0)
-                    after = before.after(batch)
+                    after = before.after(batch, self._tier)
                     await model.apply(cell, writes, stored, after)
                     stored = after
                     self.progress.events += after.count - before.count
@@ -244,7 +244,9 @@ async def _project(
 ) -> None:
     async with to, source:
         async for batch in source:
-            await to.send((batch, await anyio.to_thread.run_sync(model.project, batch)))
+            await to.send(
+                (batch, await anyio.to_thread.run_sync(model.project, [one for one in batch if one.is_for(model.name)]))
+            )
 
 
 async def rollback(log: Log, tier: str) -> Generation:

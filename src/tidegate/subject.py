@@ -40,6 +40,7 @@ __all__ = [
     "shard_from",
     "shard_of",
     "source_from",
+    "valid_outside",
     "valid_source",
 ]
 
@@ -52,6 +53,8 @@ ALERT_RAISED = "alert.raised"
 STATUS = "status.processes"
 """Plain requests, not stored: every process answers."""
 
+_OWN = {"alert", "ask", "cmd", "ingest", "log", "status"}
+_OUTSIDE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,15}")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -118,6 +121,11 @@ def generation(tier: str) -> str:
 def source_from(subject: str) -> str:
     """The source in `ingest.<source>.<partition>`."""
     return subject.split(".", 2)[1]
+
+
+def valid_outside(name: str) -> bool:
+    """Whether `name` is a subject that services may be sent something on: plain, and none that Tidegate reads."""
+    return _OUTSIDE.fullmatch(name) is not None and name.split(".", 1)[0] not in _OWN
 
 
 def shard_from(subject: str) -> int:

@@ -10,6 +10,7 @@ import json
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -106,7 +107,7 @@ class SpanStore(SpanExporter):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(db)
             # In WAL mode this syncs at checkpoints only; a power cut loses the last spans, never the file.
             db.execute("PRAGMA synchronous = NORMAL")
             with _transaction(db):
@@ -145,6 +146,19 @@ class SpanStore(SpanExporter):
             if last - first + 1 > self._keep + self._keep // 10:
                 db.execute("DELETE FROM spans WHERE seq <= ?", (last - self._keep,))
                 db.execute("DELETE FROM links WHERE seq <= ?", (last - self._keep,))
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    """Of several that switch a new file to WAL, SQLite refuses some at once: its timeout does not cover this."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 @contextmanager

@@ -90,7 +90,7 @@ async def compare(
     first = 1 if archive is not None else (await log.state()).first_sequence
     if since_ms is not None:
         first = next((one.sequence for one in entries if one.time_ms >= since_ms), end + 1)
-    known = {one.sequence: one for one in entries if one.sequence >= first}
+    known = {one.sequence: one for one in entries if one.sequence >= first and one.is_for(model.name)}
     there = await model.frames(first, end, deep=deep)
     due_ms = 0 if model.keeps_ms is None else time.time_ns() // 1_000_000 - model.keeps_ms + _MARGIN_MS
     wrong = [
@@ -142,6 +142,7 @@ async def _named(log: Log, model: Rebuildable, sequence: int, archive: Archive |
     logged = {
         record.index: record
         async for one in history.frames(log, "all", sequence, sequence, archive)
+        if one.is_for(model.name)
         for record in records_of(one)
     }
     seen: set[int] = set()
@@ -164,7 +165,8 @@ async def repair(
     events = 0
     for difference in differences:
         sequence = difference.sequence
-        frames = [one async for one in history.frames(log, "all", sequence, sequence, archive)]
+        found = history.frames(log, "all", sequence, sequence, archive)
+        frames = [one async for one in found if one.is_for(model.name)]
         await model.repair(frames, [] if frames else [sequence])
         events += sum(one.count for one in frames)
     return events

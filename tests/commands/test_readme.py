@@ -14,7 +14,9 @@ from tidegate.config import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?:`([^`\n]+)`:\n\n)?^```(sh|python|toml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+"""A block of TOML is written to the file that is named right before it, if any."""
 IN_A_CLONE = ("make ", "source ")
 
 
@@ -49,13 +51,20 @@ def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
         printed[shown.split(" > ")[0]] = done.stdout
 
     try:
-        for language, block in BLOCKS:
-            if language == "python":
+        blocks = BLOCK.findall(README)
+        end = next(index for index, (_, _, block) in enumerate(blocks) if "tidegate down" in block)
+        blocks[end:end] = [block for page in PAGES for block in BLOCK.findall(page)]
+        for name, language, block in blocks:
+            if language == "toml":
+                if name:
+                    (tmp_path / name).parent.mkdir(exist_ok=True)
+                    (tmp_path / name).write_text(block, encoding="utf-8")
+            elif language == "python":
                 run(["python", "-c", _with_ports(block, settings)], f"python {len(printed)}")
-                continue
-            for line in _lines(block):
-                if not line.startswith(IN_A_CLONE):
-                    run(["bash", "-euo", "pipefail", "-c", _with_ports(line, settings)], line)
+            else:
+                for line in _lines(block):
+                    if not line.startswith(IN_A_CLONE):
+                        run(["bash", "-euo", "pipefail", "-c", _with_ports(line, settings)], line)
     finally:
         subprocess.run(["tidegate", "down", "--quiet"], env=variables, cwd=tmp_path, timeout=60, check=False)
 

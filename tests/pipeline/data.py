@@ -42,7 +42,7 @@ def run(
     """The events and dead letters of one frame; every record must come out once."""
     outcome = Outcome(SHARDS)
     pipeline.run(RawFrame(source=source, codec=codec, records=records, received_ms=RECEIVED_MS, origin=origin), outcome)
-    events = [msgspec.json.decode(line) for shard in outcome.lines for line in shard]
+    events = [msgspec.json.decode(line) for _, shards in outcome.groups() for shard in shards for line in shard]
     dead = [letter for shard in outcome.dead for letter in shard]
     assert len(events) + len(dead) + sum(outcome.filtered.values()) == outcome.records == len(records)
     return events, dead

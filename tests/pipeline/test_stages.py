@@ -50,6 +50,41 @@ def fate(pipeline: Pipeline, record: dict[str, Any], source: str = "suricata") -
     return event
 
 
+def test_what_several_stages_say_of_where_an_event_goes_adds_up(tmp_path: Path) -> None:
+    stages = """
+        [[stage]]
+        name = "quiet"
+        type = "route"
+        when = "severity_id <= 1"
+        tiers = ["lake"]
+        [[stage]]
+        name = "web"
+        type = "route"
+        when = "dst_endpoint.port == 443"
+        tiers = ["warm"]
+        subjects = ["siem.web"]
+        [[stage]]
+        name = "far"
+        type = "route"
+        when = "dst_endpoint.port > 400"
+        subjects = ["siem.far"]
+        topics = ["far"]
+    """
+    pipeline = load(tmp_path, stages)
+    records = [msgspec.json.encode(FLOW | {"dest_port": port}) for port in (443, 443, 80, 444)]
+    outcome = Outcome(SHARDS)
+    pipeline.run(RawFrame(source="suricata", codec="json", records=records, received_ms=1, origin="T/1"), outcome)
+    found = [
+        (to.headers() if to else {}, sum(map(len, shards))) for to, shards in outcome.groups() if any(map(len, shards))
+    ]
+    assert found == [
+        ({"Tidegate-Tiers": "lake,warm", "Tidegate-Subjects": "siem.far,siem.web", "Tidegate-Topics": "far"}, 2),
+        ({"Tidegate-Tiers": "lake"}, 1),
+        ({"Tidegate-Tiers": "lake", "Tidegate-Subjects": "siem.far", "Tidegate-Topics": "far"}, 1),
+    ]
+    assert outcome.events == 4
+
+
 def test_events_name_the_pipeline_and_its_version(tmp_path: Path) -> None:
     pipeline = load(tmp_path, '[[stage]]\nname = "x"\ntype = "filter"\ndrop = "severity_id == 6"')
     event = fate(pipeline, FLOW)
@@ -238,12 +273,12 @@ def test_what_may_work_later_is_tried_again(tmp_path: Path) -> None:
     stage = pipeline.flows[0].stages[0]
     works, attempts = stage._function, 0
 
-    def flaky(events: Any, rows: list[int], drop: Any, failed: Any) -> list[int]:
+    def flaky(events: Any, rows: list[int], drop: Any, failed: Any, route: Any) -> list[int]:
         nonlocal attempts
         attempts += 1
         if attempts < 3:
             return [row for row in rows if failed(row, ConnectionError("the table is being replaced"))]
-        return works(events, rows, drop, failed)
+        return works(events, rows, drop, failed, route)
 
     stage._function = flaky
     event = fate(pipeline, FLOW)
@@ -262,6 +297,7 @@ STAGES = st.lists(
             ),
             'type = "transform"\n[[stage.operations]]\nremove = ["src_endpoint", "unmapped.flow"]',
             'type = "deduplicate"\nkey = ["src_endpoint.ip"]',
+            'type = "route"\nwhen = "severity_id > 1"\ntiers = ["lake"]\nsubjects = ["siem.high"]',
         ]
     ),
     max_size=4,
@@ -293,9 +329,9 @@ def test_every_record_is_accounted_for_under_every_policy(
     for stage in pipeline.flows[0].stages:
         works = stage._function
 
-        def faulty(events: Any, rows: list[int], drop: Any, failed: Any, works: Any = works) -> list[int]:
+        def faulty(events: Any, rows: list[int], drop: Any, failed: Any, route: Any, works: Any = works) -> list[int]:
             bad = [row for row in rows if row in faults]
-            good = works(events, [row for row in rows if row not in faults], drop, failed)
+            good = works(events, [row for row in rows if row not in faults], drop, failed, route)
             return sorted([*good, *(row for row in bad if failed(row, RecordError("transform", "fault", "planted")))])
 
         stage._function = faulty
@@ -314,6 +350,12 @@ def test_every_record_is_accounted_for_under_every_policy(
         ('type = "transform"\n[[stage.operations]]\nremove = ["time"]', 7, "required of every event"),
         ('type = "transform"\n[[stage.operations]]\nset = { "src_endpoint.adress" = "1" }', 7, "adress"),
         ('type = "filter"\ndrop = "severity_id == 1"\nunknown = 1', 7, 'unknown key "unknown"'),
+        ('type = "route"', 3, "routes nowhere"),
+        ('type = "route"\nsubjects = ["siem", "log.event.0"]', 6, '"log.event.0" is no plain subject'),
+        ('type = "route"\nsubjects = ["siem.*"]', 6, '"siem.*" is no plain subject'),
+        ('type = "route"\nsubjects = ["$SYS.x"]', 6, '"$SYS.x" is no plain subject'),
+        ('type = "route"\ntopics = ["a/b"]', 6, '"a/b" is no name of a topic'),
+        ('type = "route"\ntiers = ["cold"]', 6, "cold"),
     ],
 )
 def test_a_stage_that_cannot_work_is_refused_with_file_and_line(

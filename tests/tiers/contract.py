@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import anyio.to_thread
 import pytest
+from msgspec.structs import replace
 
 from tests.conftest import local_settings, running
 from tests.tiers import frames
@@ -44,8 +45,8 @@ async def opened(model: ReadModel) -> AsyncIterator[ReadModel]:
 
 async def take(model: ReadModel, cell: str, batch: Sequence[Recorded], expected: Position | None) -> Position:
     """Apply `batch` after `expected`; returns the new position."""
-    new = (expected or frames.start()).after(batch)
-    await model.apply(cell, model.project(batch), expected, new)
+    new = (expected or frames.start()).after(batch, model.name)
+    await model.apply(cell, model.project([one for one in batch if one.is_for(model.name)]), expected, new)
     return new
 
 
@@ -86,6 +87,23 @@ class ReadModelContract:
             assert await model.position(cell) == second
             assert await model.tally() == tally_of(log)
             assert (second.count, second.digest) == (300, tally_of(log).digest)
+
+    async def test_frames_that_were_routed_elsewhere_only_move_the_position(self, make: Make, served: Settings) -> None:
+        log = frames.log(4, 10)
+        log[1:3] = [replace(one, tiers="elsewhere") for one in log[1:3]]
+        async with opened(make(served)) as model:
+            mine = log if model.name == "cold" else [log[0], log[3]]
+            cell = self.cell_of(model)
+            first = await take(model, cell, log[:2], None)
+            second = await take(model, cell, log[2:3], first)
+            third = await take(model, cell, log[3:], second)
+            assert await model.position(cell) == third
+            assert await model.tally() == tally_of(mine)
+            assert (third.sequence, third.count, third.left_out) == (
+                log[3].sequence,
+                10 * len(mine),
+                40 - 10 * len(mine),
+            )
 
     async def test_opening_twice_changes_nothing(self, make: Make, served: Settings) -> None:
         log = frames.log(1, 5)

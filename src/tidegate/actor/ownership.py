@@ -31,6 +31,7 @@ GROUP = "owner"
 class PinnedConsumer(PullConsumer):
     """One durable pinned consumer, seen from one client.
 
+    `headers_only`: messages come without their payloads.
     `nudge`: a subject of the stream, on which an empty message is published where there is none to be pinned by.
     """
 
@@ -43,6 +44,7 @@ class PinnedConsumer(PullConsumer):
         *,
         pin_timeout_seconds: float = 3.0,
         nudge: str = "",
+        headers_only: bool = False,
         buffer_messages: int = 512,
         buffer_bytes: int = 16 * 1024 * 1024,
     ) -> None:
@@ -57,6 +59,7 @@ class PinnedConsumer(PullConsumer):
         )
         self._pin_timeout = pin_timeout_seconds
         self._nudge = nudge
+        self._headers_only = headers_only
         self._pin = ""
         self._claim = ""
         """The pin that the next request claims to have."""
@@ -76,6 +79,7 @@ class PinnedConsumer(PullConsumer):
                 # Never redeliver by itself: whoever takes over resets the consumer to its own position.
                 "ack_wait": 24 * 3600 * 10**9,
                 "max_ack_pending": -1,
+                "headers_only": self._headers_only,
                 "priority_groups": [GROUP],
                 "priority_policy": "pinned_client",
                 "priority_timeout": int(self._pin_timeout * 1e9),

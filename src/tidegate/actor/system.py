@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 from nats.aio.msg import Msg
 
-from tidegate import subject
+from tidegate import frame, subject
 from tidegate.actor.entity import Change, Codec, Command, Entity
 from tidegate.actor.host import REPLY, Answer, Refusal, answers
 from tidegate.bus import Bus as NatsBus
@@ -27,6 +27,8 @@ from tidegate.log import Log, lines_of
 __all__ = ["Asking", "System", "forwarding"]
 
 _AGAIN_AFTER_SECONDS = 2.0
+_MOST_COMMANDS = 200
+"""In a frame."""
 
 
 class Asking(Protocol):
@@ -46,6 +48,7 @@ class System:
     def __init__(self, bus: Asking, log: Log) -> None:
         self._bus = bus
         self.log = log
+        self._outboxes: dict[str, _Outbox] = {}
 
     async def ask(
         self,
@@ -91,14 +94,15 @@ class System:
     async def _ask(self, kind: str, command: Command, timeout_seconds: float) -> Answer:
         to = subject.command(kind, subject.shard_of(command.id, self.log.shards))
         payload = msgspec.json.encode(command)
+        outbox = self._outboxes.get(to)
+        if outbox is None:
+            outbox = self._outboxes[to] = _Outbox(self._bus, to)
         deadline = time.monotonic() + timeout_seconds
         reason = "no answer"
         while (left := deadline - time.monotonic()) > 0:
-            token, future = self._bus.expect()
             try:
                 async with asyncio.timeout(min(left, _AGAIN_AFTER_SECONDS)):
-                    await self._bus.publish(to, payload, {REPLY: token})
-                    message = await future
+                    answer = await outbox.ask(payload)
             except TimeoutError:
                 reason = f"no {kind} cell has answered"
                 continue
@@ -106,15 +110,60 @@ class System:
                 reason = str(error)
                 await asyncio.sleep(0.1)
                 continue
-            finally:
-                future.cancel()
-            (answer,) = answers(message.data)
             if answer.refused is not None:
                 raise CommandRefusedError(answer.refused.code, answer.refused.problem)
             return answer
         raise BusUnavailableError(
             f"{kind} {command.id!r}: {reason} within {timeout_seconds:g} s; is the process `entities` up?"
         )
+
+
+class _Outbox:
+    """Commands to one cell: those that come while a frame of them is being stored are the next frame."""
+
+    def __init__(self, bus: Asking, to: str) -> None:
+        self._bus = bus
+        self._to = to
+        self._waiting: list[tuple[bytes, asyncio.Future[Answer]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(self, command: bytes) -> Answer:
+        """Raises BusUnavailableError or BusError when it could not be stored; waits for the answer without end."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, answer))
+        if self._task is None:
+            self._task = asyncio.create_task(self._send())
+        return await answer
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting:
+                taken, self._waiting = self._waiting[:_MOST_COMMANDS], self._waiting[_MOST_COMMANDS:]
+                await self._send_frame(taken)
+        finally:
+            self._task = None
+
+    async def _send_frame(self, taken: list[tuple[bytes, asyncio.Future[Answer]]]) -> None:
+        token, reply = self._bus.expect()
+        askers = [answer for _, answer in taken]
+
+        def answered(reply: asyncio.Future[Msg]) -> None:
+            if not reply.cancelled() and reply.exception() is None:
+                for answer, asker in zip(answers(reply.result().data), askers, strict=False):
+                    if not asker.done():
+                        asker.set_result(answer)
+
+        reply.add_done_callback(answered)
+        # Whoever asks has given up by then, or asks again.
+        asyncio.get_running_loop().call_later(_AGAIN_AFTER_SECONDS, reply.cancel)
+        headers = {REPLY: token} if len(taken) == 1 else {REPLY: token, frame.COUNT: str(len(taken))}
+        try:
+            await self._bus.publish(self._to, b"\n".join(command for command, _ in taken), headers)
+        except Exception as error:  # noqa: BLE001 - it is theirs who ask
+            reply.cancel()
+            for asker in askers:
+                if not asker.done():
+                    asker.set_exception(error)
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from cyclopts import App, Parameter
@@ -422,7 +422,7 @@ async def _command(name: str, command: Any, settings: Settings) -> int:
 
 
 async def _frames(path: str, source: str, limit: int, settings: Settings) -> AsyncIterator[RawFrame]:
-    """Raw records as frames of up to 1,000, at most `limit` records in all."""
+    """Raw records as frames of up to 1,000, at most `limit` in all; a file is JSON or text by its first line."""
     from tidegate.pipeline.runner import RawFrame
 
     if path == "log":
@@ -433,9 +433,10 @@ async def _frames(path: str, source: str, limit: int, settings: Settings) -> Asy
         raise QueryError("say where the records come from: --source NAME")
     now = int(time.time() * 1000)
     lines = await asyncio.to_thread(_lines, path, limit)
+    codec: Literal["json", "text"] = "json" if not lines or lines[0].startswith((b"{", b"[")) else "text"
     for start in range(0, len(lines), _FRAME):
         records = lines[start : start + _FRAME]
-        yield RawFrame(source=source, codec="json", records=records, received_ms=now, origin=f"{path}/{start}")
+        yield RawFrame(source=source, codec=codec, records=records, received_ms=now, origin=f"{path}/{start}")
 
 
 def _lines(path: str, limit: int) -> list[bytes]:

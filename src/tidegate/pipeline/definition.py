@@ -36,6 +36,7 @@ __all__ = [
     "Parse",
     "PipelineFile",
     "Policy",
+    "Route",
     "Stage",
     "Transform",
     "Validate",
@@ -207,6 +208,18 @@ class Aggregate(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     window: WindowDefinition
 
 
+class Route(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="route"):
+    """Says where events go besides the log, which has them all. What several stages say of one event adds up."""
+
+    type_name = "route"
+    tiers: list[Literal["hot", "warm", "lake"]] = []
+    """Only these read models take the event in, and the archive (cold), which takes all."""
+    subjects: list[str] = []
+    """Subjects that get a copy; the records of a frame travel together, as zstd NDJSON."""
+    topics: list[str] = []
+    """Kafka topics that get a copy, where a bridge sends what is routed."""
+
+
 class Deserialise(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="deserialise"):
     """The policy of decoding records, which precedes all stages. `continue`: what cannot be decoded is a message."""
 
@@ -220,7 +233,19 @@ class Normalise(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 
 
 BUILT_IN = (Deserialise, Normalise)
-Stage = Deserialise | Normalise | Validate | Enrich | Filter | Transform | Parse | Anonymise | Deduplicate | Aggregate
+Stage = (
+    Deserialise
+    | Normalise
+    | Validate
+    | Enrich
+    | Filter
+    | Transform
+    | Parse
+    | Anonymise
+    | Deduplicate
+    | Aggregate
+    | Route
+)
 
 
 class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

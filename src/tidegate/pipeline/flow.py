@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from tidegate.errors import RecordError, StageError
+from tidegate.frame import Destination
 from tidegate.ocsf import PROFILES, OcsfEvent, TransformationInfo
 from tidegate.pipeline import access
 from tidegate.pipeline import definition as language
@@ -25,7 +26,13 @@ from tidegate.pipeline.stages.anonymise import write_anonymise
 from tidegate.pipeline.stages.body import Body
 from tidegate.pipeline.stages.change import write_parse, write_transform
 from tidegate.pipeline.stages.enrich import write_enrich
-from tidegate.pipeline.stages.selection import write_aggregate, write_deduplicate, write_filter, write_validate
+from tidegate.pipeline.stages.selection import (
+    write_aggregate,
+    write_deduplicate,
+    write_filter,
+    write_route,
+    write_validate,
+)
 
 __all__ = ["CONTENT_ERRORS", "CompiledStage", "Failure", "Flow", "Passage", "StageStats"]
 
@@ -53,6 +60,7 @@ _WRITERS: dict[type, Callable[[Any, Body], None]] = {
     language.Aggregate: write_aggregate,
     language.Transform: write_transform,
     language.Deduplicate: write_deduplicate,
+    language.Route: write_route,
 }
 
 
@@ -89,11 +97,18 @@ class Passage:
         self.events = events
         self.rows = list(range(len(events)))
         """Indexes of the events that are still under way."""
+        self.routes: dict[int, Destination] = {}
+        """Where rows go, of those that a stage has routed."""
         self.filtered: dict[str, int] = {}
         """`<pipeline>.<stage>` -> events."""
         self.failures: list[Failure] = []
         self.problem = ""
         """The last error after which an event went on."""
+
+    def route(self, row: int, to: Destination) -> None:
+        """Also to `to`."""
+        before = self.routes.get(row)
+        self.routes[row] = to if before is None else before.and_to(to)
 
 
 class CompiledStage:
@@ -117,7 +132,7 @@ class CompiledStage:
         lines = self.body.lines
         self.code = "\n".join(
             [
-                "def stage(events, rows, drop, failed):",
+                "def stage(events, rows, drop, failed, route):",
                 "    kept = []",
                 "    keep = kept.append",
                 "    for row in rows:",
@@ -155,13 +170,13 @@ class CompiledStage:
                 return False
             return self._give_up(passage, row, error, attempt)
 
-        kept = self._function(passage.events, rows, dropped.append, failed)
+        kept = self._function(passage.events, rows, dropped.append, failed, passage.route)
         while again:
             time.sleep(self.policy.backoff_ms / 1000 * 2 ** (attempt - 1))
             attempt += 1
             rows, again = again, []
             stats.retries += len(rows)
-            kept = sorted(kept + self._function(passage.events, rows, dropped.append, failed))
+            kept = sorted(kept + self._function(passage.events, rows, dropped.append, failed, passage.route))
         if dropped:
             passage.filtered[self._rule] = passage.filtered.get(self._rule, 0) + len(dropped)
             stats.filtered += len(dropped)

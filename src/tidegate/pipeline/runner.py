@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from tidegate.errors import RecordError
 from tidegate.event import DeadLetter
+from tidegate.frame import Destination
 from tidegate.ocsf import OcsfEvent
 from tidegate.pipeline.compiler import KnownSource, Mapper
 from tidegate.pipeline.fallback import (
@@ -63,15 +64,34 @@ class RawFrame(Struct, frozen=True, kw_only=True):
 class Outcome:
     """What became of the records of one or more frames, by shard."""
 
-    __slots__ = ("dead", "filtered", "lines", "records")
+    __slots__ = ("dead", "filtered", "lines", "records", "routed")
 
     def __init__(self, shards: int) -> None:
         self.lines: list[list[bytes]] = [[] for _ in range(shards)]
-        """Encoded events, without line ends."""
+        """Encoded events, without line ends; those that no stage has routed."""
+        self.routed: dict[Destination, list[list[bytes]]] = {}
+        """The others, likewise."""
         self.dead: list[list[DeadLetter]] = [[] for _ in range(shards)]
         self.filtered: dict[str, int] = {}
         """Rule -> how many events it has dropped."""
         self.records = 0
+
+    @property
+    def events(self) -> int:
+        return sum(len(lines) for _, shards in self.groups() for lines in shards)
+
+    def groups(self) -> list[tuple[Destination | None, list[list[bytes]]]]:
+        """Events by where they go: to all read models and nowhere else (None), or as they were routed."""
+        return [(None, self.lines), *self.routed.items()]
+
+    def lines_for(self, destination: Destination | None) -> list[list[bytes]]:
+        """Where to put the lines of events that go there."""
+        if destination is None:
+            return self.lines
+        found = self.routed.get(destination)
+        if found is None:
+            found = self.routed[destination] = [[] for _ in self.lines]
+        return found
 
 
 class Line(Struct, gc=False):
@@ -237,6 +257,7 @@ class Pipeline:
     def _finish(self, flow: Flow, frame: RawFrame, events: list[Any], mapped: list[Line], into: Outcome) -> None:
         """Takes mapped events through the stages, and what is left of them into lines."""
         passage = flow.run(events)
+        routes, lines = passage.routes, into.lines
         encode, buffer, shards = self._encode, bytearray(_LINE_BYTES), self._shards
         for row in passage.rows:
             one = mapped[row]
@@ -248,7 +269,8 @@ class Pipeline:
                 letter = _dead_letter(error, "validate", frame.codec, whole, frame, one.uid, one.place)
                 into.dead[shard_of(one.uid, shards)].append(letter)
             else:
-                into.lines[shard].append(bytes(buffer))
+                to = into.lines_for(routes.get(row)) if routes else lines
+                to[shard].append(bytes(buffer))
         for rule, count in passage.filtered.items():
             into.filtered[rule] = into.filtered.get(rule, 0) + count
         for failure in passage.failures:

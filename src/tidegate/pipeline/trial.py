@@ -48,6 +48,8 @@ class Fate(Struct, frozen=True, kw_only=True):
     problem: str = ""
     event: dict[str, Any] | None = None
     correlation: str = ""
+    routed: dict[str, str] = {}
+    """Header of the frame in the log -> read models, subjects or topics, by a comma."""
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -72,6 +74,7 @@ def changes(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
 def explain(pipeline: Pipeline, frame: RawFrame) -> list[Step]:
     """What each stage does to the only record of `frame`, from its bytes to the encoded event."""
     raw = frame.records[0]
+    pipeline.map_one(frame)  # A shipped source is compiled when its first record comes, which is not to be timed.
     began = time.perf_counter()
     mapped = pipeline.map_one(frame)
     took = (time.perf_counter() - began) * 1e6
@@ -148,8 +151,16 @@ def fates(pipeline: Pipeline, frame: RawFrame) -> list[Fate]:
         elif outcome.filtered:
             found.append(Fate(outcome="filtered", by=next(iter(outcome.filtered))))
         else:
-            event = msgspec.json.decode(outcome.lines[0][0])
-            found.append(Fate(outcome="event", event=event, correlation=event["metadata"]["correlation_uid"]))
+            (to, line), *_ = [(to, line) for to, (lines,) in outcome.groups() for line in lines]
+            event = msgspec.json.decode(line)
+            found.append(
+                Fate(
+                    outcome="event",
+                    event=event,
+                    correlation=event["metadata"]["correlation_uid"],
+                    routed=to.headers() if to else {},
+                )
+            )
     return found
 
 

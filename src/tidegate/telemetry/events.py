@@ -26,6 +26,7 @@ __all__ = [
     "EffectFailed",
     "EntitiesChanged",
     "EntitiesRecovered",
+    "ForwardMissed",
     "FrameRefused",
     "FramesPublished",
     "HttpServed",
@@ -335,6 +336,19 @@ class EffectCalled(Event, frozen=True, kw_only=True):
     cell: str
     id: str
     seconds: float
+
+
+class ForwardMissed(Event, frozen=True, kw_only=True):
+    """A frame that was routed to a subject had left the log before it was sent."""
+
+    tag = "forward.missed"
+    text = "routed frame has left the log"
+    level = "error"
+    metrics = (
+        counter("forwards_missed", "Routed frames that had left the log before they were sent", labels=("cell",)),
+    )
+    cell: str
+    sequence: int
 
 
 class EffectFailed(Event, frozen=True, kw_only=True):

@@ -186,7 +186,7 @@ class ColdTier:
         position = (
             before.position if before else msgspec.structs.replace(after[0].position, sequence=0, count=0, digest=0)
         )
-        position = position.after(list(frames.values()))
+        position = position.after(list(frames.values()), self.name)
         known = await self._objects.with_those_before(shard, before.after) if before else []
         body, _ = cold_index.build(content, start, position, known)
         await self._objects.add(shard, start, body, position)
@@ -218,6 +218,7 @@ class ColdTier:
                             count=one.count,
                             digest=one.digest,
                             payload=data[one.offset - start : one.offset - start + one.length],
+                            tiers=one.tiers,
                         )
                 after = index.position.sequence
 

@@ -78,6 +78,8 @@ class FrameEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     last_ms: int
     fingerprints: int
     """How many it has."""
+    tiers: str = ""
+    """The other read models that it is for, as in the log."""
 
 
 class ObjectIndex(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +168,7 @@ def content_of(frames: Sequence[Recorded]) -> Content:
                 first_ms=min(times),
                 last_ms=max(times),
                 fingerprints=len(own),
+                tiers=one.tiers,
             )
         )
         offset += len(one.payload)

@@ -103,6 +103,7 @@ class WarmTier:
             count=stored["count"],
             digest=int(stored["digest"]),
             frame_digest=int(stored["frame_digest"]) if stored.get("frame_digest") else None,
+            left_out=stored.get("left_out", 0),
         )
 
     def project(self, frames: Sequence[Recorded]) -> list[RawBSONDocument]:
@@ -124,7 +125,8 @@ class WarmTier:
             if not _same(await self.position(cell), expected):
                 raise FencedError(cell, "the warm position has been moved by another writer")
             try:
-                await self._events.insert_many(writes, ordered=False)
+                if writes:
+                    await self._events.insert_many(writes, ordered=False)
             except BulkWriteError as error:
                 if error.details["writeConcernErrors"] or any(
                     one["code"] != DUPLICATE_KEY for one in error.details["writeErrors"]
@@ -141,6 +143,7 @@ class WarmTier:
             # Unsigned, 64 bits: more than BSON's integers hold.
             "digest": str(new.digest),
             "frame_digest": None if new.frame_digest is None else str(new.frame_digest),
+            "left_out": new.left_out,
         }
         key = {"_id": self._position_id(cell)}
         if expected is None:

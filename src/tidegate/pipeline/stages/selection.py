@@ -1,15 +1,21 @@
-"""Stages that look at events and leave them as they are: validate, filter, deduplicate, aggregate."""
+"""Stages that look at events and leave them as they are: validate, filter, deduplicate, aggregate, route."""
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import Any
 
+from tidegate import subject
 from tidegate.errors import ConfigError
-from tidegate.pipeline.definition import Aggregate, Deduplicate, Filter, Validate
+from tidegate.frame import Destination
+from tidegate.pipeline.definition import Aggregate, Deduplicate, Filter, Route, Validate
 from tidegate.pipeline.stages.body import Body
 
-__all__ = ["Recent", "write_aggregate", "write_deduplicate", "write_filter", "write_validate"]
+__all__ = ["Recent", "write_aggregate", "write_deduplicate", "write_filter", "write_route", "write_validate"]
+
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # As Kafka has it.
 
 
 def write_validate(stage: Validate, body: Body) -> None:
@@ -50,6 +56,19 @@ def write_aggregate(stage: Aggregate, body: Body) -> None:
     except ConfigError as error:
         raise body.fail(["window"], str(error)) from error
     body.put("pass")
+
+
+def write_route(stage: Route, body: Body) -> None:
+    if not (stage.tiers or stage.subjects or stage.topics):
+        raise body.fail([], f'the stage "{stage.name}" routes nowhere: say "tiers", "subjects" or "topics"')
+    for index, name in enumerate(stage.subjects):
+        if not subject.valid_outside(name):
+            raise body.fail(["subjects", index], f'"{name}" is no plain subject, or one that Tidegate itself reads')
+    for index, name in enumerate(stage.topics):
+        if _TOPIC.fullmatch(name) is None:
+            raise body.fail(["topics", index], f'"{name}" is no name of a topic: letters, digits, ".", "_" and "-"')
+    to = Destination(frozenset(stage.tiers), frozenset(stage.subjects), frozenset(stage.topics))
+    body.put(f"route(row, {body.constant(to)})")
 
 
 class Recent:

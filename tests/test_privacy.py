@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import given as each
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.tiers import frames
 from tests.tiers.test_lake import lake_on
@@ -23,6 +24,7 @@ from tidegate.actor.cell import running as running_cells
 from tidegate.actor.host import EntityWork
 from tidegate.actor.system import System
 from tidegate.bus import Bus, connect
+from tidegate.cli import privacy as cli
 from tidegate.config import Settings
 from tidegate.entities.budget import MOST, Budget, Budgets, Grant, Granted, Refused, Spend, Spent
 from tidegate.errors import CommandRefusedError, QueryError
@@ -131,13 +133,30 @@ async def test_spends_at_once_never_exceed_the_budget_and_a_replay_never_spends_
 
 
 @pytest.mark.anyio
-async def test_counts_over_the_lake_spend_before_they_answer(bus: Bus, s3_server: Settings) -> None:
+async def test_grants_are_given_and_shown_on_the_command_line(
+    bus: Bus, nats_server: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"s{uuid.uuid4().hex[:12]}"
+    async with hosted(bus):
+        for _ in range(2):
+            assert await cli.grant(source, 0.5, by="ann", command_id=source, settings=nats_server) == 0
+        capsys.readouterr()
+        assert await cli.show(source, json=True, settings=nats_server) == 0
+    found = msgspec.json.decode(capsys.readouterr().out)
+    assert found == {"granted": 0.5, "spent": 0.0, "left": 0.5, "queries": 0, "refused": 0}
+
+
+@pytest.mark.anyio
+async def test_counts_over_the_lake_spend_before_they_answer(
+    bus: Bus, s3_server: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("opendp", reason="OpenDP is not installed")
     source = f"s{uuid.uuid4().hex[:12]}"
     events = frames.events(300)
     for event in events:
         event["metadata"]["log_source"] = source
-    tier = lake_on(s3_server, f"lake_{uuid.uuid4().hex[:12]}")
+    namespace = f"lake_{uuid.uuid4().hex[:12]}"
+    tier = lake_on(s3_server, namespace)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tier.aclose)
         await tier.open()
@@ -163,5 +182,9 @@ async def test_counts_over_the_lake_spend_before_they_answer(bus: Bus, s3_server
         assert by.sequence > found.sequence
         with pytest.raises(CommandRefusedError, match=r"has 0\.5 left, and this asks for 0\.6"):
             await counts.count(source, 0.6)
+        mine = replace(s3_server, catalog=replace(s3_server.catalog, namespace=namespace))
+        assert await cli.count(source, epsilon=0.5, json=True, settings=mine) == 0
+        assert msgspec.json.decode(capsys.readouterr().out)["epsilon"] == 0.5
+        assert (await state(system, source)).left == 0
         with pytest.raises(QueryError, match="is no source"):
             await counts.count("x' OR '1'='1", 0.1)

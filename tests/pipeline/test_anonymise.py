@@ -146,7 +146,7 @@ METHODS = st.sampled_from(
 WRAPS = st.sampled_from(["{}", "by {}!", "CN={},OU=x", "{} {}", '{{"u":"{}"}}', "a/{}/b"])
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=NAMES, method=METHODS, places=st.sets(PLACES), wrap=WRAPS, upper=st.booleans())
 def test_an_anonymised_value_is_nowhere_in_the_encoded_event(
     tmp_path_factory: pytest.TempPathFactory, name: str, method: str, places: set[str], wrap: str, upper: bool

@@ -96,11 +96,16 @@ def noting(change: Callable[[Any], Any], pairs: Pairs) -> Callable[[Any], Any]:
 
 def clean(value: Any, pairs: Pairs, table: Mapping[str, str] | None) -> Any:
     """A value of any form without the values of `pairs`, and without what the redactor behind `table` finds."""
-    if table is None:
-        return in_texts(value, lambda text: replace_all(text, pairs)) if pairs else value
     if not pairs:
-        return in_texts(value, table.__getitem__)
-    return in_texts(value, lambda text: table[replace_all(text, pairs)])
+        return value if table is None else in_texts(value, table.__getitem__)
+    # Most texts, names of attributes above all, are too short to hold any of the values.
+    shortest = min([len(old) for old, _ in pairs])
+
+    def change(text: str) -> str:
+        new = replace_all(text, pairs) if len(text) >= shortest else text
+        return new if table is None else table[new]
+
+    return in_texts(value, change)
 
 
 def observables_of(path: str, type_id: int) -> Shared:

@@ -18,6 +18,7 @@ LAYERS = """
     app
     local
     edges
+    privacy
     query rederive reprocess
     rebuild
     verify

@@ -136,6 +136,7 @@ def batching(settings: Settings, tier: str) -> tuple[int, float]:
 def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     """The kinds of entities that the process `entities` hosts. Raises ConfigError for a window that makes no sense."""
     from tidegate.entities.alert import Alerts
+    from tidegate.entities.budget import Budgets
     from tidegate.entities.correlation import Correlations
     from tidegate.entities.pipeline import Pipelines
     from tidegate.entities.subscription import Subscriptions
@@ -149,7 +150,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
         except msgspec.ValidationError as error:
             raise ConfigError(f"windows[{number}]", str(error)) from error
     windows += aggregates(rules_folder(settings))
-    return [Correlations(settings.correlation), Alerts(), Windows(windows), Pipelines(), Subscriptions()]
+    return [Correlations(settings.correlation), Alerts(), Windows(windows), Pipelines(), Subscriptions(), Budgets()]
 
 
 def rules_folder(settings: Settings) -> Path | None:

@@ -28,7 +28,7 @@ async def ask(
     Parameters
     ----------
     kind
-        What kind of entity: correlation, alert, window, subscription.
+        What kind of entity: correlation, alert, window, subscription, budget.
     entity_id
         Which one.
     command

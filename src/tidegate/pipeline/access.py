@@ -17,7 +17,18 @@ from tidegate.ocsf import OcsfEvent
 from tidegate.pipeline.expressions import steps_of
 from tidegate.pipeline.rules import Attribute, attribute_at, hints_of, shape_of
 
-__all__ = ["Touched", "check_readable", "check_writable", "fresh", "read", "remove", "thaw", "write"]
+__all__ = [
+    "Touched",
+    "assign",
+    "check_changeable",
+    "check_readable",
+    "check_writable",
+    "fresh",
+    "read",
+    "remove",
+    "thaw",
+    "write",
+]
 
 FIXED = ("activity_id", "category_uid", "class_uid", "metadata", "observables", "type_uid")
 """What the pipeline itself says of an event; stages read it."""
@@ -27,11 +38,12 @@ _ANY = Attribute(kind="any", observable=None, many=False)
 
 
 class Touched:
-    """The attributes that the stages of one pipeline read or change."""
+    """The attributes that the stages of one pipeline read, write, or change where they have a value already."""
 
-    def __init__(self, reads: Iterable[str] = (), writes: Iterable[str] = ()) -> None:
+    def __init__(self, reads: Iterable[str] = (), writes: Iterable[str] = (), changes: Iterable[str] = ()) -> None:
         self.writes = frozenset(path for path in writes if not _in_unmapped(path))
-        self.paths = self.writes | {path for path in reads if not _in_unmapped(path)}
+        self._changes = self.writes | {path for path in changes if not _in_unmapped(path)}
+        self.paths = self._changes | {path for path in reads if not _in_unmapped(path)}
         below: dict[str, list[str]] = {}
         for path in sorted(self.paths):
             parts = path.split(".")
@@ -51,7 +63,7 @@ class Touched:
 
     def changed(self, prefix: str, name: str) -> bool:
         """Whether the value of `name` in the object at `prefix` may be set or removed."""
-        return (f"{prefix}.{name}" if prefix else name) in self.writes
+        return (f"{prefix}.{name}" if prefix else name) in self._changes
 
 
 def _in_unmapped(path: str) -> bool:
@@ -67,6 +79,20 @@ def check_readable(path: str) -> Attribute:
     if any(step.__class__ is int and step < 0 for step in steps_of(path)):
         raise LookupError(f'"{path}": elements of a list count from 1')
     return attribute_at(path)
+
+
+def check_changeable(path: str, *, whole: bool = False) -> Attribute:
+    """Like `check_readable`, for values that are there already, and may be in lists or deep in `unmapped`.
+
+    Raises LookupError for what stages must not change. `whole`: to be removed, so an object is fine, too.
+    """
+    if path.partition(".")[0] in FIXED:
+        raise LookupError(f'"{path}" is set by the pipeline itself')
+    if whole and path in REQUIRED:
+        raise LookupError(f'"{path}" is required of every event')
+    if whole and _object_at(path) is not None:
+        return _ANY
+    return check_readable(path)
 
 
 def check_writable(path: str, *, whole: bool = False) -> Attribute:
@@ -120,14 +146,23 @@ def read(path: str) -> str:
         for step in steps_of(path)[1:]:
             code = f"(at.get({step!r}) if (at := {code}).__class__ is dict else None)"
         return code
-    first, *rest = _attributes(path)
-    code = f"e.{first}"
-    for name in rest:
+    return _reach(_attributes(path))
+
+
+def _reach(names: list[str | int]) -> str:
+    code = f"e.{names[0]}"
+    for name in names[1:]:
         if isinstance(name, int):
             code = f"(at[{name}] if (at := {code}) is not None and len(at) > {name} else None)"
         else:
             code = f"(None if (at := {code}) is None else at.{name})"
     return code
+
+
+def assign(path: str, value: str) -> str:
+    """Sets the attribute at `path` of `e`, which has a value, to another, or to None."""
+    *names, last = _attributes(path)
+    return f"{_reach(names) if names else 'e'}.{last} = {value}"
 
 
 def write(path: str, value: str) -> list[str]:

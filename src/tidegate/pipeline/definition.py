@@ -15,11 +15,14 @@ from msgspec import Meta, Struct
 from tidegate import tomlfile
 from tidegate.entities.window import WindowDefinition
 from tidegate.errors import ConfigError, RuleError
+from tidegate.pipeline.anonymise.redact import BY_DEFAULT
+from tidegate.pipeline.anonymise.settings import Anonymisation, Detector, Method
 
 __all__ = [
     "BUILT_IN",
     "DEFAULT_POLICIES",
     "Aggregate",
+    "Anonymise",
     "Case",
     "Check",
     "Deduplicate",
@@ -173,6 +176,31 @@ class Enrich(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=
     lookup: list[Lookup] = []
 
 
+class Anonymise(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="anonymise"):
+    """Puts something else in the place of values that tell of people.
+
+    An event for which it fails becomes a dead letter; no policy lets one pass as it is. Dead letters, and the stream of
+    what arrives, hold the original bytes.
+    """
+
+    type_name = "anonymise"
+    fields: list[Method] = []
+    also_in: list[str] | None = None
+    """Texts, or `unmapped` as a whole, in which values of `fields` are replaced, too, wherever they are whole words; by
+    default `message` and `unmapped`. Observables and enrichments always follow."""
+    redact: list[str] = []
+    """Texts, or `unmapped` as a whole, in which what `detect` and `patterns` find is replaced. Numbers are no texts."""
+    detect: list[Detector] = msgspec.field(default_factory=lambda: list(BY_DEFAULT))
+    patterns: dict[Name, str] = {}
+    """Name -> regular expression (RE2) whose first group, or whole match, is to be replaced."""
+    replace: dict[str, Method] = {}
+    """Name of a detector or pattern -> what to put in place of what it finds, instead of `[name]`."""
+    correlation: Literal["pseudonymise", "keep"] = "pseudonymise"
+    """Many correlation ids hold addresses or users. A pseudonym (unless it is the id of the event) still correlates."""
+    most: Annotated[int, Meta(ge=1, le=10_000_000)] = 16_384
+    """Values that are remembered with what takes their place, for each method and tenant."""
+
+
 class Aggregate(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="aggregate"):
     """Counts events in windows; these are entities, so results are in the log as `window.closed` changes."""
 
@@ -205,7 +233,19 @@ class Normalise(_Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 
 
 BUILT_IN = (Deserialise, Normalise)
-Stage = Deserialise | Normalise | Validate | Enrich | Filter | Transform | Parse | Deduplicate | Aggregate | Route
+Stage = (
+    Deserialise
+    | Normalise
+    | Validate
+    | Enrich
+    | Filter
+    | Transform
+    | Parse
+    | Anonymise
+    | Deduplicate
+    | Aggregate
+    | Route
+)
 
 
 class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,6 +269,8 @@ class PipelineFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     description: str = ""
     sources: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["*"])
     """The sources whose events take these stages; `*`: all that no other pipeline names."""
+    anonymisation: Anonymisation | None = None
+    """What `anonymise` stages need keys from."""
     stage: list[Stage] = []
     test: list[Case] = []
 

@@ -22,6 +22,7 @@ from tidegate.pipeline.access import Touched, thaw
 from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.definition import DEFAULT_POLICIES, Definition, Policy, Stage
 from tidegate.pipeline.enrichment.library import Library as Tables
+from tidegate.pipeline.stages.anonymise import write_anonymise
 from tidegate.pipeline.stages.body import Body
 from tidegate.pipeline.stages.change import write_parse, write_transform
 from tidegate.pipeline.stages.enrich import write_enrich
@@ -55,6 +56,7 @@ _WRITERS: dict[type, Callable[[Any, Body], None]] = {
     language.Filter: write_filter,
     language.Enrich: write_enrich,
     language.Parse: write_parse,
+    language.Anonymise: write_anonymise,
     language.Aggregate: write_aggregate,
     language.Transform: write_transform,
     language.Deduplicate: write_deduplicate,
@@ -233,6 +235,7 @@ class Flow:
         self.touched = Touched(
             (path for stage in self.stages for path in stage.body.reads),
             (path for stage in self.stages for path in stage.body.writes),
+            (path for stage in self.stages for path in stage.body.changes),
         )
         self._profiles = {
             PROFILES[name] for path in self.touched.writes if (name := path.partition(".")[0]) in PROFILES

@@ -57,7 +57,7 @@ class Library:
     def add(self, path: Path) -> None:
         """Reads a rule file: a pipeline if it has the key `pipeline`, tables if it has `enrichment`, else a source.
 
-        Raises RuleError.
+        A key file of anonymisation is left to the pipelines that name it. Raises RuleError.
         """
         try:
             document = tomlfile.parse(path.read_text(encoding="utf-8"), str(path))
@@ -76,7 +76,7 @@ class Library:
         elif "pipeline" in document:
             definition = load_definition(path)
             self.pipelines[definition.name] = definition
-        else:
+        elif document.keys() != {"key"}:
             source = load_source(path)
             self.sources[source.source] = source, path
 

@@ -101,7 +101,6 @@ class Line(Struct, gc=False):
     """Its index in the frame."""
     unit: Unit
     uid: str
-    correlation: str
 
 
 class Pipeline:
@@ -204,7 +203,7 @@ class Pipeline:
                         if correlation is not None:
                             if staged:
                                 events.append(event)
-                                mapped.append(Line(start + int(suffix, 16) - offset, unit, uid, correlation))
+                                mapped.append(Line(start + int(suffix, 16) - offset, unit, uid))
                             else:
                                 encode(event, buffer)
                                 lines[crc32(str.encode(correlation)) % shards].append(bytes(buffer))
@@ -230,7 +229,7 @@ class Pipeline:
                     stage = "validate"
                     if staged:
                         events.append(event)
-                        mapped.append(Line(start + int(suffix, 16) - offset, unit, uid, str(correlation)))
+                        mapped.append(Line(start + int(suffix, 16) - offset, unit, uid))
                         continue
                     encode(event, buffer)
                     line = bytes(buffer)
@@ -240,7 +239,7 @@ class Pipeline:
                     kept = _kept(flow, error, stage, raw, frame, uid) if flow is not None else None
                     if kept is not None:
                         events.append(kept)
-                        mapped.append(Line(place, unit, uid, uid))
+                        mapped.append(Line(place, unit, uid))
                         continue
                     whole = original(unit, place, frame.records, frame.codec)
                     letter = _dead_letter(error, stage, codec, whole, frame, uid, place)
@@ -264,7 +263,7 @@ class Pipeline:
             one = mapped[row]
             try:
                 encode(events[row], buffer)
-                shard = crc32(str.encode(one.correlation)) % shards
+                shard = crc32(str.encode(events[row].metadata.correlation_uid)) % shards
             except CONTENT_ERRORS as error:
                 whole = original(one.unit, one.place, frame.records, frame.codec)
                 letter = _dead_letter(error, "validate", frame.codec, whole, frame, one.uid, one.place)

@@ -6,6 +6,7 @@ stage has failed is as it was before.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from tidegate.pipeline.expressions import compile_expression
 from tidegate.pipeline.rules import Attribute
 from tidegate.pipeline.support import Shared
 
-__all__ = ["Body"]
+__all__ = ["Body", "remove_observables"]
 
 
 class Body:
@@ -32,6 +33,9 @@ class Body:
         self.names: dict[str, Any] = {"EMPTY": {}, "RecordError": RecordError}
         self.reads: set[str] = set()
         self.writes: set[str] = set()
+        self.changes: set[str] = set()
+        self.found: Counter[str] | None = None
+        """By detector, how often a stage that redacts texts has found something."""
         self._constants = 0
 
     def fail(self, steps: list[str | int], problem: str) -> RuleError:
@@ -65,7 +69,8 @@ class Body:
         code, kind = self.expression(text, steps)
         if kind not in ("bool", "any"):
             raise self.fail(steps, f"a condition is true or false, but {text!r} is {kind}")
-        return code
+        # Texts and numbers of unknown kind are not true, whatever Python takes them for.
+        return f"({code}) is True" if kind == "any" else code
 
     def readable(self, path: str, steps: list[str | int]) -> Attribute:
         """Checks that there is such an attribute, and notes that it is read."""
@@ -79,6 +84,10 @@ class Body:
         if found.observable is not None:
             self.reads.add("observables")
         return found
+
+    def changeable(self, path: str, steps: list[str | int], *, whole: bool = False) -> Attribute:
+        """Checks that stages may change the attribute where it has a value, and notes that this one does."""
+        return self._checked(lambda one: access.check_changeable(one, whole=whole), path, steps, self.changes)
 
     def _checked(
         self, check: Callable[[str], Attribute], path: str, steps: list[str | int], noted: set[str]

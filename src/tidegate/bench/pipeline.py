@@ -15,7 +15,7 @@ from tidegate.config import Settings
 from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
 
-__all__ = ["run"]
+__all__ = ["decode_and_encode", "is_json", "run", "run_frames"]
 
 BAR = 150_000
 
@@ -27,15 +27,15 @@ async def run(settings: Settings, *, events: int = 100_000, seconds: float = 8.0
     declared = declarations(settings)
     pipeline = load_pipeline(declared.shards, rules)
     frames = [native(one, number) for number, one in enumerate(raw_frames(events))]
-    readable = [raw for one in frames for raw in one.records if _is_json(raw)]
-    _run(pipeline, frames[: max(1, len(frames) // 10)], declared.shards)
+    readable = [raw for one in frames for raw in one.records if is_json(raw)]
+    run_frames(pipeline, frames[: max(1, len(frames) // 10)], declared.shards)
     runs, limit_runs, latencies = [], [], []
     size = 0
     for _ in rounds(seconds):
-        times, size = _run(pipeline, frames, declared.shards)
+        times, size = run_frames(pipeline, frames, declared.shards)
         latencies += times
         runs.append(events / sum(times))
-        limit_runs.append(len(readable) / _decode_and_encode(readable))
+        limit_runs.append(len(readable) / decode_and_encode(readable))
         await asyncio.sleep(0)
     return made(
         bench="pipeline",
@@ -54,7 +54,7 @@ async def run(settings: Settings, *, events: int = 100_000, seconds: float = 8.0
     )
 
 
-def _run(pipeline: Pipeline, frames: list[RawFrame], shards: int) -> tuple[list[float], int]:
+def run_frames(pipeline: Pipeline, frames: list[RawFrame], shards: int) -> tuple[list[float], int]:
     """Seconds for each frame, and the bytes that came out."""
     clock = time.perf_counter
     times = []
@@ -64,13 +64,14 @@ def _run(pipeline: Pipeline, frames: list[RawFrame], shards: int) -> tuple[list[
         start = clock()
         pipeline.run(one, outcome)
         times.append(clock() - start)
-        size += sum(len(line) for lines in outcome.lines for line in lines)
-        found += sum(map(len, outcome.lines)) + sum(map(len, outcome.dead)) + sum(outcome.filtered.values())
+        size += sum(len(line) for _, by_shard in outcome.groups() for lines in by_shard for line in lines)
+        found += outcome.events + sum(map(len, outcome.dead)) + sum(outcome.filtered.values())
     balanced("events, dead letters and filtered", found, sum(len(one.records) for one in frames))
     return times, size
 
 
-def _decode_and_encode(records: list[bytes]) -> float:
+def decode_and_encode(records: list[bytes]) -> float:
+    """Seconds."""
     decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
     start = time.perf_counter()
     for raw in records:
@@ -78,7 +79,8 @@ def _decode_and_encode(records: list[bytes]) -> float:
     return time.perf_counter() - start
 
 
-def _is_json(raw: bytes) -> bool:
+def is_json(raw: bytes) -> bool:
+    """Whether it can be decoded."""
     try:
         msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

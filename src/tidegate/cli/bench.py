@@ -21,6 +21,7 @@ __all__ = ["bench"]
 Name = Literal[
     "ingest",
     "pipeline",
+    "stages",
     "log",
     "hot",
     "warm",
@@ -109,6 +110,10 @@ async def _run(name: Name, settings: Settings, events: int | None, seconds: floa
             from tidegate.bench import pipeline
 
             return await pipeline.run(settings, **given)
+        case "stages":
+            from tidegate.bench import stages
+
+            return await stages.run(settings, **given)
         case "log":
             from tidegate.bench import intake
 

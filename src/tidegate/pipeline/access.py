@@ -30,8 +30,10 @@ class Touched:
     """The attributes that the stages of one pipeline read or change."""
 
     def __init__(self, reads: Iterable[str] = (), writes: Iterable[str] = ()) -> None:
+        reads, writes = frozenset(reads), frozenset(writes)
         self.writes = frozenset(path for path in writes if not _in_unmapped(path))
         self.paths = self.writes | {path for path in reads if not _in_unmapped(path)}
+        self._any = bool(reads or writes)
         below: dict[str, list[str]] = {}
         for path in sorted(self.paths):
             parts = path.split(".")
@@ -43,7 +45,8 @@ class Touched:
         self._below = below
 
     def __bool__(self) -> bool:
-        return bool(self.paths)
+        """Whether stages touch anything, leftovers in `unmapped` included."""
+        return self._any
 
     def below(self, prefix: str) -> list[str]:
         """The names touched in the object at `prefix`, "" being the event."""

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo run test lint bench soak clean constraints
+.PHONY: install demo run test lint bench chaos soak clean constraints
 
 install: $(STAMP)
 
@@ -25,10 +25,14 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not soak"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not chaos"
 
 soak: $(STAMP)
 	$(BIN)/pytest -m soak
+
+# make chaos ARGS="--seed 7 --seconds 45": what comes of faults that the seed decides on
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/tidegate bench all

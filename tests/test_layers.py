@@ -18,15 +18,16 @@ LAYERS = """
     app
     local
     edges
-    query rebuild
+    query rederive
+    rebuild
     verify
     tiers
     projector intake lifecycle
-    memory testing schema
+    memory testing schema subscriptions
     pipeline
     entities
     actor
-    publisher streams deadletters history
+    publisher streams deadletters history presence
     log
     head
     reader projection
@@ -41,7 +42,7 @@ LAYERS = """
     errors
 """
 RANKS = {room: rank for rank, line in enumerate(LAYERS.split("\n")) for room in line.split()}
-FACE = {"publisher", "event"}
+FACE = {"publisher", "event", "subscriptions"}
 """What `tidegate/__init__.py` may show."""
 
 

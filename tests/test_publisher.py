@@ -103,6 +103,19 @@ async def test_text_lines_are_published_as_text(bus: Bus) -> None:
     await holds(bus, receipts, [*(line.encode() for line in lines), b"with its line end"])
 
 
+async def test_events_published_together_are_in_one_frame_of_their_own(bus: Bus) -> None:
+    frames = [[f"#header {n}", *(f"line {n}.{m}" for m in range(1500))] for n in range(6)]
+    async with Publisher(bus=bus, codec="text", frame_records=10, max_pending_bytes=40_000) as publisher:
+        alone = asyncio.create_task(publisher.publish("alone"))
+        await asyncio.sleep(0)
+        receipts = await asyncio.gather(*(publisher.publish_together(lines) for lines in frames))
+        receipts.append(await alone)
+    found = {sequence: records for _, sequence, records in await stored(bus)}
+    assert [found[receipt.sequence] for receipt in receipts] == [
+        [line.encode() for line in lines] for lines in [*frames, ["alone"]]
+    ]
+
+
 async def test_a_pinned_partition_keeps_the_order(bus: Bus) -> None:
     events = numbered(5000)
     async with Publisher(bus=bus, partition=1, frame_records=37) as publisher:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
+import bson
 import msgspec
 import pytest
 
@@ -17,9 +18,13 @@ from tests.conftest import local_settings, running
 from tests.system.harness import until
 from tests.tiers import frames
 from tidegate import app, history, rebuild, streams, subject
+from tidegate.actor.cell import Cell
+from tidegate.actor.cell import running as cells_running
+from tidegate.actor.generations import GenerationWork
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.bus import Bus, connect
-from tidegate.config import Nats, Redis, Settings, Warm
+from tidegate.config import Hot, Nats, Redis, Settings, Warm
+from tidegate.entities.correlation import Correlations
 from tidegate.errors import FencedError, PositionError, RebuildError
 from tidegate.head import record_id
 from tidegate.history import cells_of
@@ -28,6 +33,8 @@ from tidegate.local.servers import server
 from tidegate.log import Log, Progress, event_messages, recorded
 from tidegate.projection import Generation, Position, Rebuildable, Recorded
 from tidegate.projector import ProjectionWork
+from tidegate.rederive import Rederivation
+from tidegate.tiers.hot import HotTier
 from tidegate.verify import compare, repair
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +78,8 @@ class World:
     async def catch_up(self, model: Any) -> None:
         """What the storage-manager does."""
         created = (await self.log.state()).created
-        for cell, subjects in cells_of(model, 4).items():
+        # The last shard first: which one is ahead is a matter of chance.
+        for cell, subjects in reversed(cells_of(model, 4).items()):
             stored = await model.position(cell)
             batch = [recorded(one) async for one in self.log.read(subjects, stored.sequence + 1 if stored else 1)]
             if batch:
@@ -262,6 +270,33 @@ async def test_a_trimmed_log_is_refused_without_the_archive_and_exact_with_it(wo
     assert await (await world.opened(tier, 2)).tally() == tally
 
 
+async def test_correlations_are_derived_from_the_archive_where_the_log_was_trimmed(world: World) -> None:
+    cold = await world.opened("cold")
+    await world.write(25)
+    await world.write(25)
+    await world.catch_up(cold)
+    await world.write(25)
+    ends = await world.log.last_event_sequences()
+    cells = [
+        Cell(
+            f"correlation.{shard}",
+            GenerationWork(world.bus, world.log, Correlations(), shard, 1),
+            app.entity_inputs(world.bus, Correlations(), shard, 1.0),
+        )
+        for shard in range(4)
+    ]
+    async with cells_running(cells), asyncio.timeout(20):
+        for shard, end in ends.items():
+            while cells[shard].status.positions.get(subject.LOG) != end:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    await world.trim(7)
+    with pytest.raises(PositionError, match="--from-archive"):
+        await Rederivation(world.bus, world.log, Correlations()).run()
+    outcome = await Rederivation(world.bus, world.log, Correlations(), archive=cold).run()
+    assert (outcome.events, outcome.differing, outcome.after.count) == (300, 0, outcome.before.count)
+    assert outcome.after.count > 0
+
+
 async def test_an_archive_with_a_gap_before_the_log_is_refused(world: World) -> None:
     cold = await world.opened("cold")
     await world.write(25)
@@ -340,6 +375,129 @@ async def test_damage_is_named_and_repaired(world: World, tier: str) -> None:
     assert await repair(world.log, model, [found]) == 25
     assert not (await compare(world.log, model)).differences
     assert positions == [await model.position(cell) for cell in cells_of(model, 4)]
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (2, 3), (0, 1, 2)])
+async def test_lost_objects_of_the_archive_are_made_again_from_the_log(world: World, lost: tuple[int, ...]) -> None:
+    model = await world.opened("cold")
+    for count in (5, 10, 15, 20, 25):
+        await world.write(count)
+        await world.write(count)
+        await world.catch_up(model)
+    objects = model._objects
+    names = [one async for one in objects.names("1")]
+    before = {after: await objects.read("1", after, 0, 1_000_000) for after in names}
+    first = (await objects.index("1", names[lost[0]]))[0]
+    for number in lost:
+        await objects._client.delete_object(Bucket=world.settings.s3.bucket, Key=objects.key("1", names[number]))
+    found = (await compare(world.log, model)).differences
+    assert [one.sequence for one in found][:2] == [one.sequence for one in first.frames]
+    assert len(found) == 2 * len(lost)
+    assert all(one.missing and not one.extra for one in found)
+    await repair(world.log, model, found)
+    assert not (await compare(world.log, model)).differences
+    assert {after: await objects.read("1", after, 0, 1_000_000) for after in names} == before
+    assert [one async for one in objects.names("1")] == names
+    await world.write(5)
+    await world.catch_up(model)
+    assert await model.tally() == await world.log.tally()
+
+
+async def test_a_warm_document_that_was_changed_in_place_is_named_and_repaired(world: World) -> None:
+    model = await world.opened("warm")
+    expected, _ = await world.log.progress("intake", 0)
+    lines = [frames.encode(one) for one in frames.events(6, seed=5)] + frames.odd_lines()
+    progress = Progress(stream=subject.INGEST, created="then", sequence=1, events=len(lines))
+    await world.log.append("intake", 0, event_messages(0, lines, "test"), progress, expected)
+    await world.catch_up(model)
+    assert not (await compare(world.log, model)).differences
+    (one,) = [recorded(one) async for one in world.log.read(subject.event("*"))]
+    ids = [msgspec.json.decode(line)["metadata"]["uid"] for line in lines]
+    changes: dict[int, dict[str, Any]] = {
+        0: {"$set": {"severity_id": 6}},
+        1: {"$unset": {"class_uid": ""}},
+        2: {"$set": {"_seen": ["nobody"]}},
+        4: {"$set": {"message": bson.ObjectId()}},
+        5: {"$set": {"_crc": 5}},
+        6: {"$set": {"severity_id": 6}},  # beside its `_raw`
+        7: {"$set": {"_raw": b"spoiled"}},
+    }
+    for index, change in changes.items():
+        result = await model._events.update_one({"_id": record_id(one.sequence, index)}, change)
+        assert result.modified_count == 1, index
+    (found,) = (await compare(world.log, model)).differences
+    assert found.differing == [ids[index] for index in changes]
+    assert await repair(world.log, model, [found]) == len(lines)
+    assert not (await compare(world.log, model)).differences
+
+
+HOT_DAMAGE: dict[str, Callable[[Any, dict[str, Any], str], Any]] = {
+    "an id is lost": lambda redis, event, place: redis.delete(f"tg:1:e:{event['metadata']['uid']}"),
+    "an id leads elsewhere": lambda redis, event, place: redis.set(f"tg:1:e:{event['metadata']['uid']}", "1:0:99"),
+    "an id leads nowhere": lambda redis, event, place: redis.set(f"tg:1:e:{event['metadata']['uid']}", "x"),
+    "a list is lost": lambda redis, event, place: redis.delete(f"tg:1:c:{event['metadata']['correlation_uid']}"),
+    "a list has it twice": lambda redis, event, place: redis.lpush(
+        f"tg:1:c:{event['metadata']['correlation_uid']}", f"{event['time']} {place}"
+    ),
+    "a list lacks it": lambda redis, event, place: redis.lrem(
+        f"tg:1:o:{event['src_endpoint']['ip']}", 0, f"{event['time']} {place}"
+    ),
+    "a list has a stranger": lambda redis, event, place: redis.rpush(
+        f"tg:1:c:{event['metadata']['correlation_uid']}", f"7 {place}"
+    ),
+    "a count is too low": lambda redis, event, place: redis.hincrby(
+        f"tg:1:m:{event['time'] // 60_000 * 60_000}", f"{event['class_uid']} {event['severity_id']}", -1
+    ),
+    "a count is too high": lambda redis, event, place: redis.hincrby(
+        f"tg:1:m:{event['time'] // 60_000 * 60_000}", f"{event['class_uid']} {event['severity_id']}", 1
+    ),
+    "a minute is lost": lambda redis, event, place: redis.delete(f"tg:1:m:{event['time'] // 60_000 * 60_000}"),
+    "a count of nothing": lambda redis, event, place: redis.hset(
+        f"tg:1:m:{event['time'] // 60_000 * 60_000}", "9999 9", 3
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", HOT_DAMAGE)
+async def test_what_leads_to_the_events_in_hot_is_checked_and_mended(world: World, damage: str) -> None:
+    model = await world.opened("hot")
+    for _ in range(3):
+        await world.write(40)
+    await world.catch_up(model)
+    assert not (await compare(world.log, model)).differences
+    one = [recorded(one) async for one in world.log.read(subject.event(1))][1]
+    event = msgspec.json.decode(one.lines()[36])
+    minute = event["time"] // 60_000 * 60_000
+    counts = await model.counts(minute, minute + 1)
+    listed = await model.by_correlation(event["metadata"]["correlation_uid"])
+    assert await HOT_DAMAGE[damage](model._redis, event, f"{one.sequence}:1:4")
+    found = (await compare(world.log, model)).differences
+    named = [name for each in found for name in (*each.differing, *each.extra)]
+    match damage:
+        case "a count of nothing":
+            assert named == [f"minute {minute} class and severity 9999 9"]
+        case "a count is too low" | "a count is too high" | "a minute is lost":
+            assert named
+        case _:
+            assert event["metadata"]["uid"] in named
+    await repair(world.log, model, found)
+    assert not (await compare(world.log, model)).differences
+    assert await model.counts(minute, minute + 1) == counts
+    assert sorted(await model.by_correlation(event["metadata"]["correlation_uid"])) == sorted(listed)
+    assert await model.get(event["metadata"]["uid"]) == one.lines()[36]
+
+
+async def test_lists_in_hot_that_are_full_and_blocks_that_have_expired_are_no_damage(world: World) -> None:
+    model = HotTier(world.settings.redis_url, Hot(recent_per_key=5), generation=1)
+    for _ in range(4):
+        await world.write(60)
+    await world.catch_up(model)
+    assert not (await compare(world.log, model)).differences
+    one = next(iter([recorded(one) async for one in world.log.read(subject.event(1))]))
+    await model._redis.delete(f"tg:1:b:{one.sequence}:0", f"tg:1:b:{one.sequence}:1")
+    (gone,) = (await compare(world.log, model)).differences
+    assert (gone.sequence, gone.differing) == (one.sequence, [])
+    await model.aclose()
 
 
 async def test_differing_and_extra_events_are_named(world: World) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tidegate.event import Envelope
     from tidegate.publisher import Publisher, Receipt
+    from tidegate.subscriptions import Batch, ErrorPolicy, EventFilter, subscribe_to_stream
 
-__all__ = ["Envelope", "Publisher", "Receipt"]
+__all__ = ["Batch", "Envelope", "ErrorPolicy", "EventFilter", "Publisher", "Receipt", "subscribe_to_stream"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
             from tidegate import publisher
 
             return getattr(publisher, name)
+        case "Batch" | "ErrorPolicy" | "EventFilter" | "subscribe_to_stream":
+            from tidegate import subscriptions
+
+            return getattr(subscriptions, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

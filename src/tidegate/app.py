@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ import msgspec
 from tidegate import resources, streams, subject, telemetry
 from tidegate.actor.cell import Cell
 from tidegate.actor.entity import Entity
-from tidegate.actor.host import EntityWork
+from tidegate.actor.generations import GenerationWork
 from tidegate.actor.mailbox import Mailbox, shown
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.actor.pulling import PullConsumer
@@ -33,6 +34,7 @@ from tidegate.config import Settings
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
 from tidegate.history import cells_of, consumer_of
 from tidegate.log import Log
+from tidegate.presence import answering
 from tidegate.projection import ReadModel
 from tidegate.projector import ProjectionWork
 from tidegate.subject import Declarations, load_declarations
@@ -136,6 +138,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     from tidegate.entities.alert import Alerts
     from tidegate.entities.correlation import Correlations
     from tidegate.entities.pipeline import Pipelines
+    from tidegate.entities.subscription import Subscriptions
     from tidegate.entities.window import WindowDefinition, Windows
     from tidegate.pipeline.library import aggregates
 
@@ -146,7 +149,7 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
         except msgspec.ValidationError as error:
             raise ConfigError(f"windows[{number}]", str(error)) from error
     windows += aggregates(rules_folder(settings))
-    return [Correlations(), Alerts(), Windows(windows), Pipelines()]
+    return [Correlations(settings.correlation), Alerts(), Windows(windows), Pipelines(), Subscriptions()]
 
 
 def rules_folder(settings: Settings) -> Path | None:
@@ -159,7 +162,7 @@ def entity_inputs(
 ) -> Mailbox:
     """Commands first, then the log as far as the kind follows it; `name` is for the consumers, if not the kind's."""
     commands = subject.command(entity.kind, shard)
-    name = f"{name or entity.kind}-{shard}"
+    name = subject.consumer(name or entity.kind, shard)
     pinned = PinnedConsumer(
         bus, subject.COMMAND, name, [commands], pin_timeout_seconds=pin_timeout_seconds, nudge=commands
     )
@@ -208,6 +211,8 @@ class Process:
         with contextlib.suppress(BusError, BusUnavailableError):
             if self.name == "event-streaming":
                 sections["streams"] = [await self._stream_row(self.bus, name) for name in self.declared.streams]
+            if self.name == "entities":
+                sections |= await self._subscription_rows(Log(self.bus, self.declared.shards))
             if self.name == "storage-manager":
                 sections["read models"] = await self._position_rows(Log(self.bus, self.declared.shards))
         return sections
@@ -223,22 +228,31 @@ class Process:
             "created": state.created[:19],
         }
 
+    async def _subscription_rows(self, log: Log) -> dict[str, Rows]:
+        from tidegate.subscriptions.manager import SubscriptionManager
+
+        assert self.bus is not None
+        rows = await SubscriptionManager(self.bus, log, timeout_seconds=2.0).rows()
+        return {"subscriptions": rows} if rows else {}
+
     async def _position_rows(self, log: Log) -> Rows:
         ends = await log.last_event_sequences()
-        rows: Rows = []
-        for name, model in self.models.items():
-            for cell in cells_of(model, self.declared.shards):
-                end = max(ends.values()) if cell == "all" else ends[int(cell)]
-                row: dict[str, Any] = {"read model": name, "cell": cell, "log end": end}
-                try:
-                    async with asyncio.timeout(2):
-                        position = await model.position(cell)
-                    at = position.sequence if position else 0
-                    row |= {"position": at, "events": position.count if position else 0, "behind": end - at}
-                except (TidegateError, TimeoutError) as error:
-                    row |= {"problem": str(error)[:120] or "no answer within 2 s"}
-                rows.append(row)
-        return rows
+
+        async def row(name: str, model: ReadModel, cell: str) -> dict[str, Any]:
+            end = max(ends.values()) if cell == "all" else ends[int(cell)]
+            found: dict[str, Any] = {"read model": name, "cell": cell, "log end": end}
+            try:
+                async with asyncio.timeout(2):
+                    position = await model.position(cell)
+                at = position.sequence if position else 0
+                return found | {"position": at, "events": position.count if position else 0, "behind": end - at}
+            except (TidegateError, TimeoutError) as error:
+                return found | {"problem": str(error)[:120] or "no answer within 2 s"}
+
+        models = self.models.items()
+        return await asyncio.gather(
+            *(row(name, model, cell) for name, model in models for cell in cells_of(model, self.declared.shards))
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -248,13 +262,7 @@ class Process:
         from tidegate.edges.http import application, serving
 
         app = application(self, self._routes())
-        ports = {
-            "event-streaming": self.settings.http.event_streaming_port,
-            "transformation-pipeline": self.settings.http.transformation_pipeline_port,
-            "entities": self.settings.http.entities_port,
-            "storage-manager": self.settings.http.storage_manager_port,
-        }
-        serve, stop = serving(app, self.settings.http.host, ports[self.name])
+        serve, stop = serving(app, self.settings.http.host, self._port)
         async with anyio.create_task_group() as group:
             group.start_soon(_until_signalled, group.cancel_scope, stop)
             group.start_soon(serve)
@@ -262,6 +270,16 @@ class Process:
                 await self._work()
             finally:
                 stop()
+
+    @property
+    def _port(self) -> int:
+        http = self.settings.http
+        return {
+            "event-streaming": http.event_streaming_port,
+            "transformation-pipeline": http.transformation_pipeline_port,
+            "entities": http.entities_port,
+            "storage-manager": http.storage_manager_port,
+        }[self.name]
 
     def _routes(self) -> list[ControllerRouterHandler]:
         if self.name == "event-streaming":
@@ -324,16 +342,17 @@ class Process:
 
             bus.on_disconnect(disconnected)
             bus.on_reconnect(reconnected)
+            where = f"http://{settings.http.host}:{self._port}"
+            await stack.enter_async_context(answering(bus, self.name, where, self.not_ready, self.sections))
             await self._streams(bus)
             log = Log(bus, self.declared.shards)
             self.system = System(bus, log)
+            kinds: list[Entity[Any, Any, Any]] = []
             if self.lifecycle is not None:
                 for partition in range(self.declared.partitions):
                     self._add_intake(bus, log, self.lifecycle.rules, partition)
             if self.name == "entities":
                 kinds = entity_kinds(settings)
-                for entity in kinds:
-                    self._add_entities(bus, log, entity)
                 self._add_effects(bus, log)
                 await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
             if self.queries is not None:
@@ -346,7 +365,9 @@ class Process:
                 if self.lifecycle is not None:
                     group.start_soon(self.lifecycle.follow, bus, log)
                 for tier in self.models:
-                    group.start_soon(self._keep, bus, log, tier, stack)
+                    group.start_soon(self._keep, log, tier, partial(self._projections, bus, log, tier, stack))
+                for entity in kinds:
+                    group.start_soon(self._keep, log, entity.kind, partial(self._entities, bus, log, entity))
                 group.start_soon(anyio.sleep_forever)
 
     def _add_intake(self, bus: Bus, log: Log, rules: Callable[[], Pipeline], partition: int) -> None:
@@ -362,11 +383,14 @@ class Process:
         work = IntakeWork(bus, log, rules, partition, self.settings)
         self.cells.append(Cell(f"{KIND}.{partition}", work, Mailbox(consumer)))
 
-    def _add_entities(self, bus: Bus, log: Log, entity: Entity[Any, Any, Any]) -> None:
+    def _entities(self, bus: Bus, log: Log, entity: Entity[Any, Any, Any], generation: int) -> list[Cell]:
+        name = subject.generation_of(entity.kind, generation)
+        cells = []
         for shard in range(self.declared.shards):
-            work = EntityWork(bus, log, entity, shard)
-            inputs = entity_inputs(bus, entity, shard, self.settings.intake.pin_timeout_seconds)
-            self.cells.append(Cell(f"{entity.kind}.{shard}", work, inputs))
+            work = GenerationWork(bus, log, entity, shard, generation)
+            inputs = entity_inputs(bus, entity, shard, self.settings.intake.pin_timeout_seconds, name)
+            cells.append(Cell(f"{name}.{shard}", work, inputs))
+        return cells
 
     def _add_effects(self, bus: Bus, log: Log) -> None:
         """Each new alert is told once, at most, on `alert.raised`, to whoever listens."""
@@ -384,31 +408,33 @@ class Process:
             )
             self.cells.append(Cell(f"{KIND}.{shard}", EffectWork(log, shard, tell), inputs))
 
-    async def _keep(self, bus: Bus, log: Log, tier: str, stack: contextlib.AsyncExitStack) -> None:
-        """Project into the generation of `tier` that serves, and change over when another one does."""
-        serving = await self._serving(log, tier, 0)
+    async def _keep(self, log: Log, name: str, make: Callable[[int], list[Cell]]) -> None:
+        """Run the cells of the generation of `name` that serves, and change over when another one does."""
+        serving = await self._serving(log, name, 0)
         while True:
-            model = self.models[tier] = read_models(self.settings, [tier], {tier: serving})[tier]
-            # Not before the process ends: queries may still be reading a generation that serves no longer.
-            stack.push_async_callback(model.aclose)
-            cells = self._projections(bus, log, model, serving)
+            cells = make(serving)
             self.cells += cells
             async with anyio.create_task_group() as group:
                 for cell in cells:
                     group.start_soon(cell.run, name=cell.status.cell)
-                serving = await self._serving(log, tier, serving)
+                serving = await self._serving(log, name, serving)
                 group.cancel_scope.cancel()
             self.cells = [one for one in self.cells if one not in cells]
 
-    async def _serving(self, log: Log, tier: str, other: int) -> int:
-        """The generation of `tier` that serves, once it is not `other`."""
+    async def _serving(self, log: Log, name: str, other: int) -> int:
+        """The generation of `name` that serves, once it is not `other`."""
         while True:
             with contextlib.suppress(BusError, BusUnavailableError):
-                if (active := (await log.generation(tier))[1].active) != other:
+                if (active := (await log.generation(name))[1].active) != other:
                     return active
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _projections(self, bus: Bus, log: Log, model: ReadModel, generation: int) -> list[Cell]:
+    def _projections(
+        self, bus: Bus, log: Log, tier: str, stack: contextlib.AsyncExitStack, generation: int
+    ) -> list[Cell]:
+        model = self.models[tier] = read_models(self.settings, [tier], {tier: generation})[tier]
+        # Not before the process ends: queries may still be reading a generation that serves no longer.
+        stack.push_async_callback(model.aclose)
         limit, linger = batching(self.settings, model.name)
         cells = []
         for cell, subjects in cells_of(model, self.declared.shards).items():

@@ -20,6 +20,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
 from nats.js.errors import BucketNotFoundError, DigestMismatchError, NotFoundError
 
@@ -32,6 +33,14 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 NO_MESSAGE_FOUND = 10037
 WRONG_LAST_SEQUENCE = 10071
+ROLLUP_REFUSED = 10111
+WRONG_LAST_SEQUENCE_IN_BATCH = 10164
+"""An expectation about a subject that the same batch writes to elsewhere."""
+BATCH_DISABLED = 10174
+BATCH_INCOMPLETE = 10176
+BATCH_TOO_LARGE = 10199
+BATCH_DUPLICATE = 10201
+MAX_BATCH = 1000
 _NOT_NOW = (429, 503)
 """Codes (like HTTP's) of errors that pass: too many requests, storage or JetStream not available."""
 
@@ -92,6 +101,29 @@ class _Answer(msgspec.Struct, frozen=True):
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
+class _Transport(TcpTransport):
+    """Tells of a lost connection by an OSError, as nats-py expects it.
+
+    Seen with uvloop 0.23: writing to a transport that was reset a moment ago raises RuntimeError. In nats-py 2.16 that
+    gets through `publish`, and ends its flusher, or the task that reconnects, without a word.
+    """
+
+    def __bool__(self) -> bool:
+        return True  # else the client makes one of its own
+
+    def write(self, payload: bytes) -> None:
+        try:
+            super().write(payload)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from error
+
+    def writelines(self, payload: list[bytes]) -> None:
+        try:
+            super().writelines(payload)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from error
+
+
 class Bus:
     """A connection to NATS. Made by `connect`."""
 
@@ -128,6 +160,18 @@ class Bus:
         """Have `call` called after each reconnect; returns a function that takes it off the list again."""
         self._on_reconnect.append(call)
         return lambda: self._on_reconnect.remove(call)
+
+    async def pause(self, seconds: float) -> bool:
+        """Returns after `seconds`, or at once when a lost connection comes back; whether it did."""
+        back = asyncio.Event()
+        undo = self.on_reconnect(back.set)
+        try:
+            async with asyncio.timeout(seconds):
+                return await back.wait()
+        except TimeoutError:
+            return False
+        finally:
+            undo()
 
     def on_disconnect(self, call: Callable[[str], None]) -> None:
         """Have `call` called with the reason when the connection is lost."""
@@ -190,6 +234,16 @@ class Bus:
             messages=state["messages"],
             bytes=state["bytes"],
         )
+
+    async def subjects(self, stream: str, pattern: str) -> list[str]:
+        """The subjects that match `pattern` and have messages in the stream."""
+        info = await self.api(f"STREAM.INFO.{stream}", {"subjects_filter": pattern})
+        return sorted(info["state"].get("subjects") or ())
+
+    async def purge(self, stream: str, subject: str = ">", before: int = 0) -> int:
+        """Remove all messages on `subject` (wildcards allowed), or those with a sequence below `before`; how many."""
+        body = {"filter": subject, **({"seq": before} if before else {})}
+        return int((await self.api(f"STREAM.PURGE.{stream}", body))["purged"])
 
     async def last_message(self, stream: str, subject: str) -> Stored | None:
         """The newest message on `subject` (wildcards allowed), or None."""
@@ -288,7 +342,10 @@ class Bus:
         """A plain subscription; `call` gets each message. Of those that name the same `queue`, one gets it."""
         if not self.connected:
             raise BusUnavailableError("not connected to NATS")
-        return await self._client.subscribe(subject, queue=queue, cb=call)
+        try:
+            return await self._client.subscribe(subject, queue=queue, cb=call)
+        except (NatsError, OSError) as error:
+            raise BusUnavailableError(f"could not subscribe to {subject}: {error}") from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; fine when the connection is away."""
@@ -321,6 +378,16 @@ class Bus:
             raise BusError(f"reading {name} in {bucket}", 0, "the object is damaged") from error
         except (NatsError, OSError, TimeoutError) as error:
             raise BusUnavailableError(f"reading {name} in {bucket}: {error or type(error).__name__}") from error
+
+    async def delete_object(self, bucket: str, name: str) -> None:
+        """Remove what is stored under `name`, if anything is."""
+        try:
+            store = await self._client.jetstream(timeout=self.timeout_seconds).object_store(bucket)
+            await store.delete(name)
+        except (BucketNotFoundError, NotFoundError):
+            return
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BusUnavailableError(f"removing {name} in {bucket}: {error or type(error).__name__}") from error
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -364,6 +431,8 @@ async def connect(
     Raises BusUnavailableError naming the address when there is no connection within the timeout.
     """
     client = Client()
+    if not url.startswith("ws"):
+        client._transport = _Transport()  # type: ignore[no-untyped-call]
     bus = Bus(client, request_timeout_seconds)
     options: dict[str, Any] = {"user_credentials": credentials_file} if credentials_file else {}
     last_error: list[Exception] = []

@@ -24,6 +24,7 @@ __all__ = [
     "SHORT_NAMES",
     "Catalog",
     "Cold",
+    "CorrelationRules",
     "Hot",
     "Http",
     "Ingest",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -163,6 +165,35 @@ class Lake(_Table, frozen=True):
     target_file_bytes: Positive = 128 * 1024 * 1024
 
 
+class CorrelationRules(_Table, frozen=True):
+    """When a correlation changes its status. Times are of event time, in milliseconds."""
+
+    active_events: Count = 2
+    """From so many events on it is active."""
+    escalate_severity: Count = 4
+    """An event of this OCSF severity or a worse one escalates it: 4 high, 5 critical, 6 fatal. 0: none does."""
+    escalate_classes: Count = 5
+    """Events of so many distinct classes escalate it. 0: never."""
+    escalate_events: Count = 10_000
+    """So many events escalate it. 0: never."""
+    timeout_ms: Positive = 30 * 60_000
+    """Closed after so long without an event."""
+    keep_ms: Count = 60 * 60_000
+    """Forgotten so long after it was closed."""
+    observables: Count = 64
+    """How many distinct observables are kept: the newest."""
+
+    def verdict(self, events: int, severity: int, classes: int) -> str:
+        """Why a correlation with so many events is escalated; empty if it is not."""
+        if severity >= self.escalate_severity and self.escalate_severity:
+            return "severity"
+        if classes >= self.escalate_classes and self.escalate_classes:
+            return "classes"
+        if events >= self.escalate_events and self.escalate_events:
+            return "events"
+        return ""
+
+
 class Telemetry(_Table, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
@@ -184,6 +215,7 @@ class Settings(_Table, frozen=True):
     warm: Warm = field(default_factory=Warm)
     cold: Cold = field(default_factory=Cold)
     lake: Lake = field(default_factory=Lake)
+    correlation: CorrelationRules = field(default_factory=CorrelationRules)
     telemetry: Telemetry = field(default_factory=Telemetry)
     windows: list[dict[str, Any]] = []
     """Aggregates over time, each as in `entities.window.WindowDefinition`."""

@@ -12,7 +12,7 @@ import msgspec
 from tidegate import frame, subject
 from tidegate.bus import Bus
 from tidegate.errors import QueryError
-from tidegate.event import DeadLetter, DeadLetterFact, Redriven
+from tidegate.event import SUBSCRIPTION_STAGE, DeadLetter, DeadLetterFact, Redriven
 from tidegate.log import Log, dead_messages
 
 __all__ = ["ATTEMPTS", "DeadLetters", "Found"]
@@ -66,16 +66,23 @@ class DeadLetters:
         return _pick(await self._all(), letter_id)
 
     async def redrive(self, letter_ids: list[str] | None) -> int:
-        """Publish letters again (None: all that never were); returns how many.
+        """Publish letters again (None: all that never were, those of subscriptions left out); returns how many.
 
         1. the original bytes go to the ingest stream, under a message id made of the letter and the attempt, so that a
         second try within the duplicate window stores nothing; 2. the fact goes to the log.
         """
         found = await self._all()
         if letter_ids is None:
-            chosen = [one for one in found.values() if not one.redrives]
+            inputs = (one for one in found.values() if one.letter.stage != SUBSCRIPTION_STAGE)
+            chosen = [one for one in inputs if not one.redrives]
         else:
             chosen = [_pick(found, letter_id) for letter_id in letter_ids]
+        for one in chosen:
+            if one.letter.stage == SUBSCRIPTION_STAGE:
+                raise QueryError(
+                    f"dead letter {one.letter.id} is an event of the log that subscription {one.letter.rule} gave up"
+                    f" on: have it delivered again from {one.letter.origin} on with `tidegate subscriptions seek`"
+                )
         for number, one in enumerate(chosen):
             letter = one.letter
             attempts = letter.attempts + one.redrives + 1

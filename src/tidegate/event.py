@@ -10,7 +10,10 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["DeadLetter", "DeadLetterFact", "Envelope", "Redriven"]
+__all__ = ["SUBSCRIPTION_STAGE", "DeadLetter", "DeadLetterFact", "Envelope", "Redriven"]
+
+SUBSCRIPTION_STAGE = "subscription"
+"""The stage of dead letters that subscriptions leave: events of the log, not inputs that could not become events."""
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,14 +34,15 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="dead.letter.v1"):
-    """An input that could not become an event, with all that is needed to understand it and to try it again."""
+    """An input that could not become an event, or an event of the log that a subscription gave up on, with all that is
+    needed to understand it and to try it again."""
 
     id: str
     source: str
     stage: str
-    """The step that gave up: frame, parse, normalise or validate."""
+    """The step that gave up: frame, parse, normalise or validate; or `subscription`."""
     rule: str
-    """The rule within the step, e.g. `json`, `inflated_size`, `suricata.flow.time`."""
+    """The rule within the step, e.g. `json`, `inflated_size`, `suricata.flow.time`; the name of the subscription."""
     error: str
     original: bytes
     """The bytes as they arrived: one record, or the whole frame where it could not be opened."""

@@ -27,11 +27,17 @@ __all__ = [
     "dead_messages",
     "event_messages",
     "lines_of",
+    "progress_message",
     "recorded",
 ]
 
 INTAKE = "intake"
 """The kind of the cells whose progress records count events."""
+_OTHER_COURSE = (
+    "the stream was restored from an older copy and has grown since, so this read model has what the log has not."
+    " Restore the newer copy of the stream, or build this read model anew with `tidegate rebuild` (hot, warm, lake) or"
+    " empty it (cold)."
+)
 _CHUNK_BYTES = 6 * 1024 * 1024
 """Uncompressed bytes per message at most: below the server's 8 MB even where nothing can be compressed."""
 
@@ -107,6 +113,17 @@ def change_messages(kind: str, shard: int, lines: Sequence[bytes]) -> list[Outgo
     return _sealed(subject.entity(kind, shard), "change.v1", lines, "", "") if lines else []
 
 
+def progress_message(kind: str, shard: int | str, progress: msgspec.Struct, expected: int) -> Outgoing:
+    """A cell's progress record, which only follows the one at sequence `expected` (0 for none)."""
+    headers = {
+        "Nats-Expected-Last-Subject-Sequence": str(expected),
+        # Keep only the newest progress record of each cell.
+        "Nats-Rollup": "sub",
+        frame.SCHEMA: "progress.v1",
+    }
+    return Outgoing(subject.cell(kind, shard), msgspec.json.encode(progress), headers)
+
+
 def lines_of(message: Stored) -> list[bytes]:
     """The records of a frame of the log, each as JSON."""
     return frame.inflate(message.payload, "zstd", 2**31).split(b"\n")[:-1]
@@ -155,18 +172,8 @@ class Log:
         `expected` is the sequence of the cell's previous progress record (0 for none). Raises FencedError, with
         nothing stored, when that is no longer the newest. At most 999 messages.
         """
-        record = Outgoing(
-            subject.cell(kind, shard),
-            msgspec.json.encode(progress),
-            {
-                "Nats-Expected-Last-Subject-Sequence": str(expected),
-                # Keep only the newest progress record of each cell.
-                "Nats-Rollup": "sub",
-                frame.SCHEMA: "progress.v1",
-            },
-        )
         try:
-            ack = await self._bus.publish_atomic([*messages, record])
+            ack = await self._bus.publish_atomic([*messages, progress_message(kind, shard, progress, expected)])
         except BusError as error:
             if error.code == WRONG_LAST_SEQUENCE:
                 raise FencedError(f"{kind}.{shard}", "another process has committed to this cell") from error
@@ -216,19 +223,23 @@ class Log:
             raise
         return ack.seq
 
-    async def forget_consumer(self, name: str) -> None:
+    async def forget_consumer(self, name: str, stream: str = subject.LOG) -> None:
         """Delete a durable consumer. Safe to repeat."""
         try:
-            await self._bus.api(f"CONSUMER.DELETE.{subject.LOG}.{name}")
+            await self._bus.api(f"CONSUMER.DELETE.{stream}.{name}")
         except BusError as error:
             if error.code != CONSUMER_NOT_FOUND:
                 raise
 
+    async def forget(self, subjects: str) -> int:
+        """Purge all messages on `subjects`; returns how many there were."""
+        return await self._bus.purge(subject.LOG, subjects)
+
     async def events_taken_in(self) -> int:
         """Events ever logged, as the intake's progress records count them: also those trimmed since."""
         # Each by itself: a consumer would miss a record that a newer one replaces while it reads.
-        info = await self._bus.api(f"STREAM.INFO.{subject.LOG}", {"subjects_filter": subject.cell(INTAKE, "*")})
-        records = [await self.progress(INTAKE, one.rsplit(".", 1)[1]) for one in info["state"].get("subjects") or ()]
+        subjects = await self._bus.subjects(subject.LOG, subject.cell(INTAKE, "*"))
+        records = [await self.progress(INTAKE, one.rsplit(".", 1)[1]) for one in subjects]
         return sum(progress.events for _, progress in records if progress)
 
     async def last_event_sequences(self) -> dict[int, int]:
@@ -242,26 +253,30 @@ class Log:
     async def check(self, position: Position | None) -> StreamState:
         """The log's state, if `position` belongs to it.
 
-        Raises PositionError when the stream is another one, or ends before the position.
+        Raises PositionError when the stream is another one, ends before the position, or has there not the frame that
+        was taken in: one that was restored from an older copy and has grown since.
         """
         state = await self.state()
         if position is not None:
             check_position(state, position.created, position.sequence)
-            await self._check_frame(state, position.sequence)
+            await self._check_frame(state, position)
         return state
 
-    async def _check_frame(self, state: StreamState, sequence: int) -> None:
-        """The last frame taken in must still be an event frame, unless it was trimmed: nothing else removes one."""
+    async def _check_frame(self, state: StreamState, position: Position) -> None:
+        """The last frame taken in must still be there as it was, unless it was trimmed: nothing else removes one."""
+        sequence = position.sequence
         if sequence < state.first_sequence:
             return
         message = await self._bus.message_at(subject.LOG, sequence)
         if message is None or not message.subject.startswith(subject.event("*")[:-1]):
             if sequence < (await self.state()).first_sequence:
                 return
+            raise PositionError(f"the position {sequence} names no event frame of stream {state.name}: {_OTHER_COURSE}")
+        found = int(message.headers[frame.DIGEST])
+        if position.frame_digest not in (None, found):
             raise PositionError(
-                f"the position {sequence} names no event frame of stream {state.name}: the stream was restored from an"
-                " older copy and has grown since. Restore the newer copy, or build this read model anew with"
-                " `tidegate rebuild`."
+                f"the position {sequence} was taken after a frame with digest {position.frame_digest:016x}, but stream"
+                f" {state.name} has another one there ({found:016x}): {_OTHER_COURSE}"
             )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Api",
     "ApiRequest",
     "ApiResponse",
+    "Attack",
     "AutonomousSystem",
     "Certificate",
     "Cloud",
@@ -45,11 +46,13 @@ __all__ = [
     "KernelDriver",
     "Location",
     "LongString",
+    "ManagedEntity",
     "Metadata",
     "Module",
     "Observable",
     "OcsfClass",
     "OcsfEvent",
+    "OperatingSystem",
     "Policy",
     "Process",
     "Product",
@@ -59,11 +62,14 @@ __all__ = [
     "Script",
     "Service",
     "Session",
+    "Tactic",
+    "Technique",
     "Tls",
     "Traffic",
     "TransformationInfo",
     "Url",
     "User",
+    "WebResource",
     "WindowsService",
 ]
 
@@ -90,7 +96,9 @@ class _Object(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Product(_Object, frozen=True, kw_only=True):
-    name: str
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
     vendor_name: str | None = None
     version: str | None = None
 
@@ -165,9 +173,11 @@ class User(_Object, frozen=True, kw_only=True):
     credential_uid: str | None = None
     full_name: str | None = None
     uid_alt: str | None = None
+    groups: list[Group] | None = None
 
 
 class Location(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("city", "country", "postal_code", "region")
     country: str | None = None
     """ISO 3166-1 alpha-2."""
     region: str | None = None
@@ -183,8 +193,15 @@ class Location(_Object, frozen=True, kw_only=True):
 
 
 class AutonomousSystem(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "number")
     number: int | None = None
     name: str | None = None
+
+
+class OperatingSystem(_Object, frozen=True, kw_only=True):
+    name: str
+    type_id: int
+    version: str | None = None
 
 
 class Endpoint(_Object, frozen=True, kw_only=True):
@@ -206,6 +223,9 @@ class Endpoint(_Object, frozen=True, kw_only=True):
     subnet_uid: str | None = None
     location: Location | None = None
     autonomous_system: AutonomousSystem | None = None
+    isp: str | None = None
+    type: str | None = None
+    intermediate_ips: list[Ip] | None = None
 
 
 class Device(_Object, frozen=True, kw_only=True):
@@ -217,12 +237,17 @@ class Device(_Object, frozen=True, kw_only=True):
     name: str | None = None
     uid: str | None = None
     location: Location | None = None
+    is_compliant: bool | None = None
+    is_managed: bool | None = None
+    os: OperatingSystem | None = None
 
 
 class File(_Object, frozen=True, kw_only=True):
     name: str
     type_id: int
     path: str | None = None
+    ext: str | None = None
+    url: Url | None = None
     parent_folder: str | None = None
     size: int | None = None
     mime_type: str | None = None
@@ -258,6 +283,7 @@ class Process(_Object, frozen=True, kw_only=True):
     working_directory: str | None = None
     integrity: str | None = None
     tid: int | None = None
+    created_time: Time | None = None
     file: File | None = None
     user: User | None = None
     session: Session | None = None
@@ -265,12 +291,13 @@ class Process(_Object, frozen=True, kw_only=True):
 
 
 class Actor(_Object, frozen=True, kw_only=True):
-    at_least_one: ClassVar[tuple[str, ...]] = ("process", "user", "invoked_by", "session", "app_name")
+    at_least_one: ClassVar[tuple[str, ...]] = ("process", "user", "invoked_by", "session", "app_name", "app_uid")
     process: Process | None = None
     user: User | None = None
     session: Session | None = None
     invoked_by: str | None = None
     app_name: str | None = None
+    app_uid: str | None = None
 
 
 class Service(_Object, frozen=True, kw_only=True):
@@ -300,12 +327,16 @@ class Api(_Object, frozen=True, kw_only=True):
     version: str | None = None
     request: ApiRequest | None = None
     response: ApiResponse | None = None
+    group: Group | None = None
 
 
 class Cloud(_Object, frozen=True, kw_only=True):
     provider: str
     region: str | None = None
+    zone: str | None = None
     account: Account | None = None
+    project_uid: str | None = None
+    cloud_partition: str | None = None
 
 
 class Resource(_Object, frozen=True, kw_only=True):
@@ -313,6 +344,15 @@ class Resource(_Object, frozen=True, kw_only=True):
     name: str | None = None
     uid: str | None = None
     type: str | None = None
+    namespace: str | None = None
+
+
+class WebResource(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+    type: str | None = None
+    url_string: str | None = None
 
 
 class Url(_Object, frozen=True, kw_only=True):
@@ -416,6 +456,7 @@ class Email(_Object, frozen=True, kw_only=True):
     from_mailbox: str | None = None
     reply_to: EmailAddress | None = None
     size: int | None = None
+    uid: str | None = None
 
 
 class Analytic(_Object, frozen=True, kw_only=True):
@@ -427,16 +468,55 @@ class Analytic(_Object, frozen=True, kw_only=True):
     version: str | None = None
 
 
+class Tactic(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+
+
+class Technique(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+
+
+class Attack(_Object, frozen=True, kw_only=True):
+    """What MITRE ATT&CK calls it."""
+
+    at_least_one: ClassVar[tuple[str, ...]] = ("tactic", "technique")
+    tactic: Tactic | None = None
+    technique: Technique | None = None
+
+
 class FindingInfo(_Object, frozen=True, kw_only=True):
     uid: str
     title: str | None = None
     desc: str | None = None
     types: list[str] | None = None
     analytic: Analytic | None = None
+    src_url: str | None = None
+    attacks: list[Attack] | None = None
+    created_time: Time | None = None
+    modified_time: Time | None = None
+    first_seen_time: Time | None = None
+    last_seen_time: Time | None = None
 
 
 class Evidence(_Object, frozen=True, kw_only=True):
-    at_least_one: ClassVar[tuple[str, ...]] = ("src_endpoint", "dst_endpoint", "connection_info", "file", "process")
+    at_least_one: ClassVar[tuple[str, ...]] = (
+        "src_endpoint",
+        "dst_endpoint",
+        "connection_info",
+        "file",
+        "process",
+        "actor",
+        "api",
+        "data",
+        "email",
+        "query",
+        "url",
+        "user",
+    )
     src_endpoint: Endpoint | None = None
     dst_endpoint: Endpoint | None = None
     connection_info: ConnectionInfo | None = None
@@ -449,6 +529,9 @@ class Evidence(_Object, frozen=True, kw_only=True):
     process: Process | None = None
     user: User | None = None
     actor: Actor | None = None
+    api: Api | None = None
+    data: Any = None
+    email: Email | None = None
 
 
 class LongString(_Object, frozen=True, kw_only=True):
@@ -490,6 +573,7 @@ class RegistryValue(_Object, frozen=True, kw_only=True):
     name: str
     path: str
     data: Any = None
+    type_id: int | None = None
 
 
 class WindowsService(_Object, frozen=True, kw_only=True):
@@ -515,6 +599,14 @@ class FirewallRule(_Object, frozen=True, kw_only=True):
     uid: str | None = None
 
 
+class ManagedEntity(_Object, frozen=True, kw_only=True):
+    at_least_one: ClassVar[tuple[str, ...]] = ("name", "uid")
+    name: str | None = None
+    uid: str | None = None
+    type: str | None = None
+    type_id: int | None = None
+
+
 class Hassh(_Object, frozen=True, kw_only=True):
     fingerprint: Fingerprint
 
@@ -527,9 +619,9 @@ class DceRpc(_Object, frozen=True, kw_only=True):
 
 
 class Observable(_Object, frozen=True, kw_only=True):
-    name: str
+    name: str | None = None
     type_id: int
-    value: str
+    value: str | None = None
 
 
 class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -555,6 +647,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     start_time: Time | None = None
     end_time: Time | None = None
     duration: int | None = None
+    count: int | None = None
     src_endpoint: Endpoint | None = None
     dst_endpoint: Endpoint | None = None
     device: Device | None = None
@@ -562,6 +655,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     user: User | None = None
     user_result: User | None = None
     group: Group | None = None
+    entity: ManagedEntity | None = None
     process: Process | None = None
     module: Module | None = None
     driver: KernelDriver | None = None
@@ -576,6 +670,7 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     api: Api | None = None
     cloud: Cloud | None = None
     resources: list[Resource] | None = None
+    web_resources: list[WebResource] | None = None
     policies: list[Policy] | None = None
     firewall_rule: FirewallRule | None = None
     service: Service | None = None
@@ -633,6 +728,10 @@ class OcsfEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     actual_permissions: int | None = None
     base_address: str | None = None
     connection_uid: str | None = None
+    app: Product | None = None
+    query_result_id: int | None = None
+    risk_level: str | None = None
+    risk_level_id: int | None = None
     finding_info: FindingInfo | None = None
     evidences: list[Evidence] | None = None
     confidence_id: int | None = None
@@ -673,6 +772,8 @@ PROFILES = {
     "disposition_id": "security_control",
     "firewall_rule": "security_control",
     "is_alert": "security_control",
+    "risk_level": "security_control",
+    "risk_level_id": "security_control",
 }
 """Attributes that a class has only under a profile, which the event then names, unless OCSF gives them to it anyway."""
 
@@ -681,20 +782,25 @@ BASE_EVENT = OcsfClass(uid=0, category_uid=0)
 CLASSES: dict[str, OcsfClass] = {
     "account_change": OcsfClass(uid=3001, category_uid=3, required=("user",)),
     "api_activity": OcsfClass(uid=6003, category_uid=6, required=("actor", "api", "src_endpoint")),
+    "application_lifecycle": OcsfClass(uid=6002, category_uid=6, required=("app",)),
     "authentication": OcsfClass(uid=3002, category_uid=3, required=("user",), at_least_one=("service", "dst_endpoint")),
     "authorize_session": OcsfClass(uid=3003, category_uid=3, required=("user", "privileges")),
     "base_event": BASE_EVENT,
+    "data_security_finding": OcsfClass(uid=2006, category_uid=2, required=("finding_info",)),
     "detection_finding": OcsfClass(uid=2004, category_uid=2, required=("finding_info",)),
     "dhcp_activity": _network(4004),
     "dns_activity": _network(4003),
     "email_activity": OcsfClass(uid=4009, category_uid=4, required=("direction_id", "email")),
+    "entity_management": OcsfClass(uid=3004, category_uid=3, required=("entity",)),
     "event_log_activity": OcsfClass(
         uid=1008, category_uid=1, at_least_one=("log_name", "log_provider", "log_type", "log_type_id")
     ),
     "file_activity": _on_host(1001, "file"),
+    "file_hosting": OcsfClass(uid=6006, category_uid=6, required=("actor", "file", "src_endpoint")),
     "ftp_activity": _network(4008),
     "group_management": OcsfClass(uid=3006, category_uid=3, required=("group",)),
     "http_activity": OcsfClass(uid=4002, category_uid=4, at_least_one=("http_request", "http_response")),
+    "inventory_info": OcsfClass(uid=5001, category_uid=5, required=("device",)),
     "kernel_extension_activity": _on_host(1002, "driver"),
     "memory_activity": _on_host(1004, "process"),
     "module_activity": _on_host(1005, "module"),
@@ -706,10 +812,13 @@ CLASSES: dict[str, OcsfClass] = {
     "registry_value_activity": _on_host(201002, "reg_value"),
     "scheduled_job_activity": OcsfClass(uid=1006, category_uid=1, required=("device", "job")),
     "script_activity": _on_host(1009, "script"),
+    "session_query": OcsfClass(uid=5017, category_uid=5, required=("query_result_id", "session")),
     "smb_activity": _network(4006),
     "ssh_activity": _network(4007),
     "tunnel_activity": OcsfClass(
         uid=4014, category_uid=4, at_least_one=("connection_info", "session", "src_endpoint", "traffic")
     ),
+    "user_access": OcsfClass(uid=3005, category_uid=3, required=("privileges", "user")),
+    "web_resources_activity": OcsfClass(uid=6001, category_uid=6, required=("web_resources",)),
     "windows_service_activity": _on_host(201004, "win_service"),
 }

@@ -27,6 +27,8 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     """Events taken in since the beginning."""
     digest: int = 0
     """Sum, modulo 2^64, of the CRC-32 of each event's JSON."""
+    frame_digest: int | None = None
+    """The digest of the last frame taken in: what the log must have at `sequence`. None where it was not noted yet."""
 
     def after(self, frames: Sequence[Recorded]) -> Position:
         """The position once `frames` (in order, all beyond this position) are in."""
@@ -35,6 +37,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
             sequence=frames[-1].sequence,
             count=self.count + sum(one.count for one in frames),
             digest=(self.digest + sum(one.digest for one in frames)) % 2**64,
+            frame_digest=frames[-1].digest,
         )
 
 
@@ -129,8 +132,11 @@ class Rebuildable(ReadModel, Protocol):
     keeps_ms: int | None
     """How long an event is kept, counted from when the log stored it at the earliest; None: for ever."""
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
-        """What is really there of each frame of the log with first <= sequence <= last."""
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
+        """What is really there of each frame of the log with first <= sequence <= last.
+
+        With `deep`, an event that what the model keeps besides (lists, counts) does not fit counts as another one.
+        """
 
     async def records(self, sequence: int) -> list[Record]:
         """What is really there of one frame."""

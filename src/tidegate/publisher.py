@@ -173,6 +173,21 @@ class Publisher:
         await self.flush()
         return [future.result() for future in futures]
 
+    async def publish_together(self, events: Sequence[Event]) -> Receipt:
+        """Publish events that must be in one frame (log lines with their header), however many they are, and wait until
+        the server has stored them. Raises PublishError.
+        """
+        records = [self._encode(event)[0] for event in events]
+        size = sum(map(len, records))
+        await self._make_room(size)
+        if self._source in self._open:
+            self._send(self._source)
+        one = self._open[self._source] = _Frame(self._source)
+        one.records, one.bytes = records, size
+        self._pending_bytes += size
+        self._send(self._source)
+        return await asyncio.shield(one.done)
+
     async def flush(self) -> None:
         """Send what has been collected and wait for all acknowledgements. Raises PublishError if one failed."""
         waiting = [one.done for one in self._open.values()]
@@ -186,12 +201,7 @@ class Publisher:
 
     async def _add(self, record: bytes, source: str) -> asyncio.Future[Receipt]:
         size = len(record)
-        if self._pending_bytes and self._pending_bytes + size > self._max_pending:
-            self._send_all()
-            async with self._room:
-                await self._room.wait_for(
-                    lambda: not self._pending_bytes or self._pending_bytes + size <= self._max_pending
-                )
+        await self._make_room(size)
         one = self._open.get(source)
         if one is not None and one.bytes + size > self._frame_bytes:
             self._send(source)
@@ -205,6 +215,15 @@ class Publisher:
         if len(one.records) >= self._frame_records or one.bytes >= self._frame_bytes:
             self._send(source)
         return one.done
+
+    async def _make_room(self, size: int) -> None:
+        """Wait until `size` more bytes may be unacknowledged."""
+        if self._pending_bytes and self._pending_bytes + size > self._max_pending:
+            self._send_all()
+            async with self._room:
+                await self._room.wait_for(
+                    lambda: not self._pending_bytes or self._pending_bytes + size <= self._max_pending
+                )
 
     def _encode(self, event: Event) -> tuple[bytes, str]:
         source = self._source

@@ -14,7 +14,7 @@ import getpass
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import anyio
@@ -29,7 +29,17 @@ from tidegate.log import Log
 from tidegate.projection import Generation, Position, Rebuildable, Recorded
 from tidegate.verify import compare
 
-__all__ = ["Outcome", "Progressed", "Rebuild", "collect", "rollback"]
+__all__ = [
+    "Outcome",
+    "Progressed",
+    "Rebuild",
+    "begin",
+    "collect",
+    "garbage",
+    "refuse_without_history",
+    "rollback",
+    "swap",
+]
 
 Make = Callable[[int], Rebuildable]
 """The read model of a generation, not yet open."""
@@ -69,6 +79,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     def rate(self) -> float:
         return self.applied / self.fill_seconds if self.fill_seconds else 0.0
 
+    @property
+    def compared(self) -> str:
+        """What the comparison came to, for people."""
+        return "compared with the log, all equal"
+
 
 class Rebuild:
     """Rebuilds `tier`. `limit` is how many events a batch takes."""
@@ -83,8 +98,10 @@ class Rebuild:
 
     async def run(self, *, restart: bool = False) -> Outcome:
         """Raises PositionError where history is missing, RebuildError when the shadow is not equal to the log."""
-        await self._refuse_without_history()
-        number, resumed = await self._begin(restart)
+        self.progress.total = await refuse_without_history(self._log, self._archive)
+        number, resumed, stale = await begin(self._log, self._tier, restart=restart)
+        if stale is not None:
+            await _dropped(self._make(stale))
         model = self._make(number)
         try:
             await model.open()
@@ -96,7 +113,7 @@ class Rebuild:
             compared = time.monotonic()
             # The storage-manager goes on from here; what arrived during the comparison shall not be all its to do.
             await self._fill(model, 1)
-            previous = await self._swap(number)
+            previous = await swap(self._log, self._tier, number)
         finally:
             await model.aclose()
         return Outcome(
@@ -109,42 +126,6 @@ class Rebuild:
             fill_seconds=filled - began,
             compare_seconds=compared - filled,
         )
-
-    async def _refuse_without_history(self) -> None:
-        shards = [str(shard) for shard in range(self._log.shards)]
-        positions: dict[str, Position | None] = dict.fromkeys(shards)
-        created = (await self._log.state()).created
-        if self._archive is not None:
-            positions = {shard: await self._archive.position(shard) for shard in shards}
-            if any(one is not None and one.created != created for one in positions.values()):
-                raise PositionError(
-                    "the cold archive is of another stream LOG than the one there now; point at the right server"
-                )
-        within_reach, ever = await history.complete(self._log, positions)
-        if within_reach < ever:
-            where = "the log nor in the cold archive" if self._archive is not None else "the log"
-            advice = (
-                "Let the storage-manager catch cold up, or restore the archive, and try again."
-                if self._archive is not None
-                else "Use `--from-archive` to take them from the cold archive."
-            )
-            raise PositionError(
-                f"{ever - within_reach} of {ever} events are {'neither in' if self._archive else 'no longer in'}"
-                f" {where}, which was trimmed. {advice}"
-            )
-        self.progress.total = within_reach
-
-    async def _begin(self, restart: bool) -> tuple[int, bool]:
-        """The generation to fill, and whether it was begun before."""
-        expected, state = await self._log.generation(self._tier)
-        if state.building is not None and not restart:
-            return state.building, True
-        stale = state.building
-        new = msgspec.structs.replace(state, building=state.next, next=state.next + 1)
-        await self._log.set_generation(self._tier, _signed(new, "rebuild begun"), expected)
-        if stale is not None:
-            await _dropped(self._make(stale))
-        return state.next, False
 
     async def _fill(self, model: Rebuildable, passes: int) -> None:
         """Until less than a batch arrives during a pass, or no fewer than half as many as during the one before.
@@ -199,7 +180,8 @@ class Rebuild:
                 await to.send(batch)
 
     async def _compare(self, model: Rebuildable) -> int:
-        compared = await compare(self._log, model, archive=self._archive, ids=3)
+        # Not deep: what leads to the events was written with them, by the same code, a moment ago.
+        compared = await compare(self._log, model, archive=self._archive, ids=3, deep=False)
         if not (differences := compared.differences):
             return compared.events
         raise RebuildError(
@@ -208,13 +190,51 @@ class Rebuild:
             f" Begin anew with `tidegate rebuild {self._tier} --restart`."
         )
 
-    async def _swap(self, number: int) -> int:
-        expected, state = await self._log.generation(self._tier)
-        if state.building != number:
-            raise RebuildError(f"{self._tier}: another command has begun another rebuild; this one was not swapped in")
-        new = msgspec.structs.replace(state, active=number, previous=state.active, building=None)
-        await self._log.set_generation(self._tier, _signed(new, "rebuild swapped in"), expected)
-        return state.active
+
+async def refuse_without_history(log: Log, archive: Archive | None) -> int:
+    """How many events there are; raises PositionError unless all that ever were can still be read."""
+    shards = [str(shard) for shard in range(log.shards)]
+    positions: dict[str, Position | None] = dict.fromkeys(shards)
+    created = (await log.state()).created
+    if archive is not None:
+        positions = {shard: await archive.position(shard) for shard in shards}
+        if any(one is not None and one.created != created for one in positions.values()):
+            raise PositionError(
+                "the cold archive is of another stream LOG than the one there now; point at the right server"
+            )
+    within_reach, ever = await history.complete(log, positions)
+    if within_reach < ever:
+        where = "the log nor in the cold archive" if archive is not None else "the log"
+        advice = (
+            "Let the storage-manager catch cold up, or restore the archive, and try again."
+            if archive is not None
+            else "Use `--from-archive` to take them from the cold archive."
+        )
+        raise PositionError(
+            f"{ever - within_reach} of {ever} events are {'neither in' if archive else 'no longer in'}"
+            f" {where}, which was trimmed. {advice}"
+        )
+    return within_reach
+
+
+async def begin(log: Log, name: str, *, restart: bool) -> tuple[int, bool, int | None]:
+    """The generation to fill, whether it was begun before, and with `restart` the one to drop."""
+    expected, state = await log.generation(name)
+    if state.building is not None and not restart:
+        return state.building, True, None
+    new = msgspec.structs.replace(state, building=state.next, next=state.next + 1)
+    await log.set_generation(name, _signed(new, "rebuild begun"), expected)
+    return state.next, False, state.building
+
+
+async def swap(log: Log, name: str, number: int) -> int:
+    """Let the generation that was filled serve; returns which one did. Raises RebuildError or FencedError."""
+    expected, state = await log.generation(name)
+    if state.building != number:
+        raise RebuildError(f"{name}: another command has begun another rebuild; this one was not swapped in")
+    new = msgspec.structs.replace(state, active=number, previous=state.active, building=None)
+    await log.set_generation(name, _signed(new, "rebuild swapped in"), expected)
+    return state.active
 
 
 async def _project(
@@ -239,20 +259,28 @@ async def rollback(log: Log, tier: str) -> Generation:
 
 async def collect(log: Log, tier: str, make: Make) -> list[int]:
     """Drop all generations but the active, the previous and the one being built, consumers included; returns which."""
-    expected, state = await log.generation(tier)
-    kept = {state.active, state.previous, state.building}
+    _, state = await log.generation(tier)
     async with _open(make(state.active)) as model:
-        # Those from `next` on cannot be: a number is taken before its generation is made.
-        old = [one for one in await model.generations() if one not in kept and one < state.next]
-    if old:
-        # From here on a change by another command, which might make one of them serve, is refused or seen.
-        await log.set_generation(tier, _signed(state, f"dropping {', '.join(map(str, old))}"), expected)
+        there = await model.generations()
+    old = await garbage(log, tier, there)
     for one in old:
         model = make(one)
         # The server keeps a durable consumer for ever, wanted or not.
         for cell in history.cells_of(model, log.shards):
             await log.forget_consumer(history.consumer_of(tier, cell, one))
         await _dropped(model)
+    return old
+
+
+async def garbage(log: Log, name: str, there: Iterable[int]) -> list[int]:
+    """Of the generations that are there, those that may be dropped."""
+    expected, state = await log.generation(name)
+    kept = {state.active, state.previous, state.building}
+    # Those from `next` on cannot be: a number is taken before its generation is made.
+    old = [one for one in there if one not in kept and one < state.next]
+    if old:
+        # From here on a change by another command, which might make one of them serve, is refused or seen.
+        await log.set_generation(name, _signed(state, f"dropping {', '.join(map(str, old))}"), expected)
     return old
 
 

@@ -21,17 +21,20 @@ __all__ = [
     "COMMAND",
     "INGEST",
     "LOG",
+    "STATUS",
     "Declarations",
     "StreamDeclaration",
     "SubjectDeclaration",
     "ask",
     "cell",
     "command",
+    "consumer",
     "dead",
     "entity",
     "event",
     "followed",
     "generation",
+    "generation_of",
     "ingest",
     "load_declarations",
     "shard_from",
@@ -45,6 +48,9 @@ INGEST = "INGEST"
 LOG = "LOG"
 ALERT_RAISED = "alert.raised"
 """Plain messages, not stored: each new alert."""
+
+STATUS = "status.processes"
+"""Plain requests, not stored: every process answers."""
 
 _SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -74,9 +80,19 @@ def entity(kind: str, shard: int | Literal["*"]) -> str:
     return f"log.{kind}.{shard}"
 
 
+def generation_of(kind: str, generation: int) -> str:
+    """The name of a generation of a kind, in place of the kind in its subjects: `log.<kind>.g2.<shard>`."""
+    return kind if generation == 1 else f"{kind}.g{generation}"
+
+
+def consumer(name: str, shard: int) -> str:
+    """The durable consumer of an entity cell; a consumer's name has no dots."""
+    return f"{name}-{shard}".replace(".", "-")
+
+
 def followed(kinds: Sequence[str], shard: int | Literal["*"]) -> list[str]:
-    """The subjects of these kinds in the log, in one shard or in all."""
-    return [entity(kind, shard) for kind in kinds]
+    """The subjects of these kinds in the log, in all their generations, in one shard or in all."""
+    return [entity(name, shard) for kind in kinds for name in ((kind,) if kind == "event" else (kind, f"{kind}.*"))]
 
 
 def command(kind: str, shard: int) -> str:

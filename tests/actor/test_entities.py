@@ -15,12 +15,13 @@ from tests.tiers import frames
 from tidegate import app, streams, subject
 from tidegate.actor.cell import Cell, running
 from tidegate.actor.entity import NO_COMMAND, Change
-from tidegate.actor.host import EntityProgress, EntityWork, answers
+from tidegate.actor.host import REPLY, EntityProgress, EntityWork, answers
 from tidegate.actor.mailbox import Mailbox
 from tidegate.actor.system import System, forwarding
 from tidegate.bus import Bus, connect
 from tidegate.config import Settings
 from tidegate.errors import BusUnavailableError, CommandRefusedError
+from tidegate.head import decode_heads
 from tidegate.log import Log, change_messages, event_messages
 from tidegate.memory import MemoryBus, MemoryInput, memory_log
 
@@ -52,9 +53,10 @@ class World:
     def _inputs(self, shard: int) -> Mailbox:
         if not isinstance(self.bus, MemoryBus):
             return app.entity_inputs(self.bus, self.entity, shard, 1.0)
-        commands = MemoryInput(self.bus, subject.COMMAND, [subject.command(self.entity.kind, shard)])
+        name = f"{self.entity.kind}.{shard}"
+        commands = MemoryInput(self.bus, subject.COMMAND, name, [subject.command(self.entity.kind, shard)])
         followed = subject.followed(self.entity.follows, shard)
-        return Mailbox(commands, *([MemoryInput(self.bus, subject.LOG, followed)] if followed else []))
+        return Mailbox(commands, *([MemoryInput(self.bus, subject.LOG, name, followed)] if followed else []))
 
     async def state(self, entity_id: str) -> Counter:
         return msgspec.json.decode((await self.system.get(self.entity.kind, entity_id)).state, type=Counter)
@@ -97,6 +99,15 @@ async def test_refusals_name_what_is_wrong_and_change_nothing(world: World) -> N
             await world.ask("a", 1, expected_version=7)
         assert refused.value.code == "version"
         assert await world.ask("a", 1, expected_version=1) == 2
+        for n, code in ((-1, "negative"), (0, "failed")):
+            body = {"id": "a", "command": {"type": "counter.add.v1", "n": n}}
+            token, future = world.bus.expect()
+            await world.bus.publish(
+                subject.command(world.entity.kind, subject.shard_of("a", 4)), msgspec.json.encode(body), {REPLY: token}
+            )
+            (answer,) = answers((await asyncio.wait_for(future, 5)).data)
+            assert answer.refused is not None
+            assert (answer.refused.code, answer.version) == (code, 2)
         assert (await world.state("a")).total == 2
 
 
@@ -138,6 +149,25 @@ async def test_events_of_the_log_become_commands_once_each(world: World) -> None
         await asyncio.gather(*(world.ask(f"wake {n}", 1) for n in range(20)))
         after = {name: found for work in works for name, found in work._entities.items()}
     assert {name: after[name] for name in before} == before
+
+
+async def test_event_time_goes_on_as_far_behind_the_clock_after_a_restart_as_before(world: World) -> None:
+    heads = frames.log(4, 10)
+    hour_later = max(head.time for one in heads for head in decode_heads(one.lines())) + 3_600_000
+    kind = type(world.entity)
+    kind.idle_seconds = 0.1
+    kind.due_ms = lambda self, state: None if state.total else hour_later  # type: ignore[method-assign]
+    kind.on_time = lambda self, state, context: [Added(1)]  # type: ignore[method-assign]
+    for one in heads:
+        await world.log.append_facts(event_messages(one.shard, one.lines(), "test"))
+    expected = sum([int(one.headers["Tidegate-Count"]) async for one in world.log.read(subject.event("*"))])
+    for _ in range(2):
+        async with world.hosted() as works:
+            async with asyncio.timeout(20):
+                while sum(state.seen for work in works for _, state in work.items()) < expected:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0.5)
+            assert not any(state.total for work in works for _, state in work.items()), "an hour has not passed"
 
 
 async def test_recovery_takes_the_snapshot_and_what_came_after(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.commands.conftest import BIN, Command, command_environment
+from tidegate import Batch, ErrorPolicy, subscribe_to_stream
 from tidegate.config import Settings
 
 FLOW = (
@@ -40,6 +42,26 @@ def test_published_lines_are_counted_and_found_in_every_tier(tidegate: Command) 
             "query", tier, "--observable", "10.9.9.9", "--limit", "100", "--after", position, "--json"
         ).stdout.splitlines()
         assert len(found) == 50, tier
+
+
+def test_a_long_log_is_published_in_frames_that_each_have_its_header(tidegate: Command, tmp_path: Path) -> None:
+    log = tmp_path / "conn.log"
+    header = [
+        "#separator \\x09",
+        "#path\tconn",
+        "#fields\tts\tuid\tid.orig_h\tid.resp_h",
+        "#types\ttime\tstring\taddr\taddr",
+    ]
+    rows = [f"1750000000.{number:06}\tC{number}\t10.8.8.8\t192.0.2.1" for number in range(2100)]
+    log.write_text("\n".join([*header, *rows, "#close\tnow", ""]))
+    done = tidegate("publish", str(log), "--source", "zeek", "--codec", "text")
+    assert done.stdout.startswith("2105 events stored in 3 frames")
+    position = done.stdout.split()[-1]
+    found = tidegate(
+        "query", "warm", "--observable", "10.8.8.8", "--limit", "3000", "--after", position, "--json"
+    ).stdout
+    assert len(found.splitlines()) == 2100
+    assert tidegate("dead", "list", "--source", "zeek").stdout == "no dead letters\n"
 
 
 def test_tail_shows_live_events_readably(tidegate: Command, up_settings: Settings) -> None:
@@ -112,6 +134,42 @@ def test_status_shows_streams_cells_and_positions(tidegate: Command) -> None:
         "lake.all",
     }
     assert {row["read model"] for row in shown["sections"]["read models"]} == {"hot", "warm", "cold", "lake"}
+
+
+def test_subscriptions_are_shown_and_led_from_the_command_line(tidegate: Command, up_settings: Settings) -> None:
+    tidegate("publish", "--source", "suricata", stdin="\n".join(FLOW % n for n in range(20)))
+    assert tidegate("subscriptions", "list").stdout == "no subscriptions\n"
+
+    async def fail(batch: Batch) -> None:
+        raise ConnectionError("no route to the SIEM")
+
+    async def subscribe() -> None:
+        async with subscribe_to_stream(
+            "siem", fail, on_error=ErrorPolicy(retries=0, then="pause"), url=up_settings.nats_url
+        ) as subscriber:
+            while (await subscriber.state()).status == "active":  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    asyncio.run(asyncio.wait_for(subscribe(), 30))
+    line = "ConnectionError: no route to the SIEM; paused; `tidegate subscriptions resume` tries it again"
+    (row,) = json.loads(tidegate("status", "--json").stdout)["sections"]["subscriptions"]
+    assert row["status"] == "paused: attempt 1 of 1 failed"
+    assert row["lag (frames)"] > 0
+    assert line in row["recovery"]
+    assert "siem/main" in tidegate("subscriptions", "list").stdout
+    assert json.loads(tidegate("subscriptions", "list", "--json").stdout)["processed"] == 0
+    tidegate("subscriptions", "resume", "siem")
+    tidegate("subscriptions", "pause", "siem/main", "--reason", "moved")
+    shown = json.loads(tidegate("subscriptions", "show", "siem").stdout)
+    assert (shown["status"], shown["reason"]) == ("paused", "moved")
+    assert shown["definition"]["on_error"] == {"retries": 0, "then": "pause"}
+    tidegate("subscriptions", "seek", "siem", "2026-05-04T10:00:00Z")
+    tidegate("subscriptions", "seek", "siem", "end")
+    assert json.loads(tidegate("subscriptions", "show", "siem").stdout)["lag"]["frames"] == 0
+    assert "is not start, end" in tidegate("subscriptions", "seek", "siem", "yesterday", code=1).stderr
+    assert "does not exist" in tidegate("subscriptions", "pause", "nobody", code=1).stderr
+    tidegate("subscriptions", "delete", "siem")
+    assert tidegate("subscriptions", "list").stdout == "no subscriptions\n"
 
 
 def test_subjects_plan_finds_nothing_to_do_after_start(tidegate: Command) -> None:

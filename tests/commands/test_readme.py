@@ -59,9 +59,11 @@ def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
     finally:
         subprocess.run(["tidegate", "down", "--quiet"], env=variables, cwd=tmp_path, timeout=60, check=False)
 
-    published, counted = (text.splitlines() for key, text in printed.items() if key.startswith("python"))
+    published, forwarded, counted = (text.splitlines() for key, text in printed.items() if key.startswith("python"))
     assert published[0] == "INGEST/1/1"
     assert published[1].startswith("1000 ")
+    assert forwarded[0].endswith(" invoice.opened")
+    assert forwarded[-1] == "1001 processed 0 failed"
     assert counted == ["{'case 0': 2, 'case 1': 1}"]
     assert '"version": 2' in next(text for key, text in printed.items() if "alert.acknowledge" in key)
     assert "10.0.0.53:53" in printed["tidegate query hot --observable 10.0.0.5 --after INGEST/1/1"]

@@ -19,7 +19,7 @@ from redis import Redis
 
 from tests.conftest import local_settings
 from tidegate.config import Settings, load
-from tidegate.local.processes import LINES, OWN, alive, birth, environment, hide_password, own_ports, read_run, table
+from tidegate.local.processes import LINES, OWN, alive, birth, environment, hide_password, read_run, table
 
 ROOT = Path(__file__).parents[2]
 STANDINS = str(Path(__file__).with_name("run_standins.py"))
@@ -279,20 +279,6 @@ def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_period(start: St
     assert up.returncode == 0
     assert time.monotonic() - began < 3
     assert all_gone(pids, 0)
-
-
-def test_status_joins_what_the_own_processes_report(here: Settings, start: Start) -> None:
-    script = str(Path(__file__).with_name("standin.py"))
-    ports = own_ports(here)
-    answering = [ports["event-streaming"], ports["storage-manager"]]
-    for port in answering:
-        read_until(start(sys.executable, "-u", script, str(port)), "listens")
-    shown = json.loads(tidegate(here, "status", "--json").stdout)
-    assert [row["cell"] for row in shown["sections"]["cells"]] == [f"stand-in {port}" for port in answering]
-    assert shown["unreachable"] == ["transformation-pipeline", "entities"]
-    text = tidegate(here, "status").stdout
-    assert f"stand-in {answering[0]}" in text
-    assert "no status from: transformation-pipeline, entities" in text
 
 
 # -- honcho --------------------------------------------------------------------------------------------------------

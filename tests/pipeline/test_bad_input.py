@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.pipeline.data import SHARDS, one, run
 from tests.pipeline.schema import problem_of
+from tidegate.pipeline.library import load_library
 from tidegate.pipeline.runner import Codec, Outcome, Pipeline, RawFrame, record_id
 from tidegate.subject import shard_of
 
@@ -27,6 +28,9 @@ DNS: dict[str, Any] = {
     "proto": "UDP",
     "dns": {"type": "answer", "rrname": "suricata.io", "rrtype": "A", "rcode": "NOERROR", "id": 19118},
 }
+
+
+_JSON_SOURCES = ["ocsf", *(source.source for source, _ in load_library().sources.values() if source.format == "json")]
 
 
 def _nested(depth: int) -> bytes:
@@ -80,6 +84,17 @@ def test_a_malformed_record_is_a_dead_letter_and_its_neighbours_are_events(
     (letter,) = dead
     assert (letter.stage, letter.rule, letter.original, letter.origin) == (stage, rule, raw, "INGEST/7#1")
     assert letter.error
+
+
+@pytest.mark.parametrize("source", _JSON_SOURCES)
+def test_every_source_survives_what_is_no_record_of_it(pipeline: Pipeline, source: str) -> None:
+    good = b'{"something": "else"}'
+    bad = [b"", b"{", b"\xff\xfe", b"[1, 2]", b"null", b'"text"', b'{"a": NaN}', b'{"a": ' * 9_000]
+    events, dead = run(pipeline, source, [raw for each in bad for raw in (each, good)])
+    assert [letter.original for letter in sorted(dead, key=lambda each: int(each.origin.partition("#")[2]))] == bad
+    assert all(letter.error for letter in dead)
+    assert [event["class_uid"] for event in events] == [0] * len(bad)
+    assert not [problem for problem in map(problem_of, events) if problem]
 
 
 @pytest.mark.parametrize(
@@ -185,13 +200,41 @@ _KEYS = st.sampled_from(
         "source",
         "metadata",
         "Hashes",
+        "type",
+        "detail",
+        "logName",
+        "protoPayload",
+        "verb",
+        "category",
+        "operationName",
+        "RecordType",
+        "Operation",
+        "AuditData",
+        "class_uid",
+        "time",
     ]
 )
 _VALUES = _JSON | st.sampled_from(
-    ["dns", "alert", "flow", "conn", "notice", 1, 3, "4624", 4624, 10, 0.5, "2025-01-01T00:00:00Z", "ConsoleLogin", "-"]
+    [
+        "dns",
+        "alert",
+        "flow",
+        "conn",
+        "notice",
+        1,
+        3,
+        "4624",
+        4624,
+        10,
+        0.5,
+        "2025-01-01T00:00:00Z",
+        "ConsoleLogin",
+        "-",
+        15,
+    ]
 )
 _RECORD = st.dictionaries(_KEYS, _VALUES, max_size=10)
-_SOURCES = st.sampled_from(["suricata", "zeek", "aws_cloudtrail", "windows", "acme"])
+_SOURCES = st.sampled_from([*load_library().sources, "ocsf", "acme"])
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from tests.pipeline.data import SHARDS, one
+from tests.pipeline.data import RECEIVED_MS, SHARDS, one, run
 from tests.pipeline.schema import problem_of
 from tidegate.errors import ConfigError, RuleError
 from tidegate.pipeline.library import load_pipeline
@@ -104,6 +107,80 @@ def test_a_record_that_lacks_what_its_class_requires_is_a_base_event_that_says_s
     assert event["class_uid"] == 0
     assert event["status_detail"] == "door.pass: authentication requires one of service, dst_endpoint"
     assert event["unmapped"]["person"] == {"name": "Ada", "id": 5}
+
+
+def test_a_rule_may_have_a_time_of_its_own(tmp_path: Path) -> None:
+    rules = GOOD.replace('use = ["who"]', 'use = ["who"]\ntime = ["seen.at", "at"]')
+    event = one(_load(tmp_path, rules), "door", {**PASS, "seen": {"at": 1_749_980_000}})
+    assert event["time"] == 1_749_980_000_000
+    assert event["unmapped"]["at"] == PASS["at"]
+    assert one(_load(tmp_path, rules), "door", PASS)["time"] == 1_749_988_800_250
+
+
+def test_a_text_that_stands_for_no_value_is_no_time(tmp_path: Path) -> None:
+    rules = GOOD.replace(
+        'time = { from = ["at"] }', 'time = { from = ["at"], missing = "received" }\nabsent = ["never"]'
+    )
+    event = one(_load(tmp_path, rules), "door", {**PASS, "at": "never"})
+    assert event["time"] == RECEIVED_MS
+    assert event["metadata"]["original_time"] == "never"
+    _, dead = run(_load(tmp_path, rules), "door", [msgspec.json.encode({**PASS, "at": "later"})])
+    assert [letter.rule for letter in dead] == ["door.pass.time"]
+
+
+def test_a_default_stands_back_for_an_attribute_of_an_inner_object(tmp_path: Path) -> None:
+    rules = (
+        GOOD + '"src_endpoint.svc_name" = { from = "reader.name", default = "Unknown", unless = "src_endpoint.ip" }\n'
+    )
+    pipeline = _load(tmp_path, rules)
+    assert one(pipeline, "door", PASS)["src_endpoint"] == {"ip": "10.0.0.9"}
+    assert one(pipeline, "door", {**PASS, "reader": {}})["src_endpoint"] == {"svc_name": "Unknown"}
+
+
+def test_a_correlation_key_with_a_conversion_passes_over_what_that_cannot_take(tmp_path: Path) -> None:
+    rules = GOOD.replace('from = ["house", "badge"]', 'from = "card"\nas = "guid"\n[[correlation]]\nfrom = "house"')
+    pipeline = _load(tmp_path, rules)
+    assert one(pipeline, "door", {**PASS, "card": "{AB-1}"})["metadata"]["correlation_uid"] == "ab-1"
+    assert one(pipeline, "door", {**PASS, "card": {"no": 1}})["metadata"]["correlation_uid"] == "north"
+
+
+def test_a_key_in_quotes_may_have_dots(tmp_path: Path) -> None:
+    rules = GOOD.replace('"src_endpoint.ip" = "reader.ip"', """"src_endpoint.ip" = 'labels."door.io/ip".v4'""")
+    labels = {"door.io/ip": {"v4": "10.0.0.8", "v6": "::1"}}
+    event = one(_load(tmp_path, rules), "door", {**PASS, "labels": labels})
+    assert event["src_endpoint"] == {"ip": "10.0.0.8"}
+    assert event["unmapped"]["labels"] == {"door.io/ip": {"v6": "::1"}}
+
+
+def test_a_condition_may_ask_how_a_field_ends(tmp_path: Path) -> None:
+    pipeline = _load(tmp_path, GOOD.replace("{ exists = true }", '{ ends = ["Ada", "Lovelace"] }'))
+    assert one(pipeline, "door", PASS)["class_uid"] == 3002
+    assert one(pipeline, "door", {**PASS, "person": {"name": "Ada B"}})["class_uid"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "opened"),
+    [
+        ({"box": PASS}, True),
+        ({"box": [PASS]}, True),
+        ({"box": json.dumps(PASS)}, True),
+        ({"box": [json.dumps(PASS)]}, True),
+        ({"box": [PASS, PASS]}, False),
+        ({"box": "{not JSON"}, False),
+        ({"box": "[1]"}, False),
+        ({"box": 5}, False),
+    ],
+)
+def test_an_object_is_lifted_out_of_a_list_of_one_and_out_of_text(
+    tmp_path: Path, wrapped: dict[str, Any], opened: bool
+) -> None:
+    rules = GOOD.replace("[lookups.activity]", '[[reshape]]\nwhen = "box"\nlift = ["box"]\n\n[lookups.activity]')
+    pipeline = _load(tmp_path, rules)
+    event = one(pipeline, "door", wrapped)
+    if opened:
+        assert event == one(pipeline, "door", PASS)
+    else:
+        assert (event["class_uid"], event["unmapped"]) == (0, wrapped)
 
 
 def test_a_source_in_the_folder_wins_over_the_shipped_one(tmp_path: Path) -> None:

@@ -329,3 +329,26 @@ def test_a_source_takes_one_pipeline(tmp_path: Path) -> None:
     (tmp_path / "other.toml").write_text('pipeline = "other"\nsources = ["suricata"]\n')
     with pytest.raises(RuleError, match='"suricata" already takes the pipeline "other"'):
         load(tmp_path, "", 'sources = ["zeek", "suricata"]')
+
+
+def test_events_that_came_as_ocsf_lose_nothing_in_stages(tmp_path: Path) -> None:
+    pipeline = load(
+        tmp_path,
+        '[[stage]]\nname = "s"\ntype = "transform"\n[[stage.operations]]\nset = { "severity_id" = "4" }\n',
+    )
+    sent = {
+        "class_uid": 3002,
+        "category_uid": 3,
+        "activity_id": 1,
+        "type_uid": 300201,
+        "severity_id": 1,
+        "time": 1_750_000_000_000,
+        "metadata": {"version": "1.8.0", "product": {"name": "Own"}, "tags": [{"name": "a", "value": "b"}]},
+        "user": {"name": "ada", "type_id": 1},
+        "service": {"name": "door"},
+        "timezone_offset": 60,
+    }
+    event = fate(pipeline, sent, "ocsf")
+    assert isinstance(event, dict)
+    assert (event["severity_id"], event["user"]["name"]) == (4, "ada")
+    assert event["unmapped"]["ocsf"] == {"timezone_offset": 60, "metadata": {"tags": [{"name": "a", "value": "b"}]}}

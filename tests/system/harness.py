@@ -108,6 +108,16 @@ class Program:
     def log_tail(self, lines: int = 30) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:]) if self._log.exists() else ""
 
+    def logged(self, *types: str) -> list[dict[str, Any]]:
+        """The telemetry events of these types in its log, in order; the last line may be cut short by a kill."""
+        quoted = [f'"type": "{one}"'.encode() for one in types]
+        found: list[dict[str, Any]] = []
+        for line in self._log.read_bytes().splitlines():
+            if any(one in line for one in quoted):
+                with contextlib.suppress(json.JSONDecodeError):
+                    found.append(json.loads(line))
+        return found
+
     async def status(self) -> dict[str, list[dict[str, Any]]]:
         """What `/status` shows; {} while it does not answer."""
         try:
@@ -138,14 +148,19 @@ class System:
         one = server(name, self.settings)
         return self._add(Program(name, ["serve", name], self._variables, self._logs, one.is_ready))
 
-    def run(self, process: str, *options: str, name: str = "") -> Program:
-        """Start one of Tidegate's own processes; a second one of a kind gets an HTTP port of its own."""
+    def run(self, process: str, *options: str, name: str = "", nats_url: str = "") -> Program:
+        """Start one of Tidegate's own processes; a second one of a kind gets an HTTP port of its own.
+
+        With `nats_url`, it connects there.
+        """
         port = own_ports(self.settings)[process]
         if port in self._ports:
             port = free_ports(1)[0]
         self._ports.add(port)
         url = f"http://127.0.0.1:{port}"
         variables = self._variables | {f"TIDEGATE_HTTP_{process.replace('-', '_')}_PORT".upper(): str(port)}
+        if nats_url:
+            variables["NATS_URL"] = nats_url
         is_ready = partial(answers_http, f"{url}/readyz")
         return self._add(Program(name or process, ["run", process, *options], variables, self._logs, is_ready, url))
 
@@ -176,3 +191,15 @@ def system(folder: Path, **changes: Any) -> Iterator[System]:
     finally:
         for program in reversed(one.programs.values()):
             program.kill()
+
+
+def _run(one: System, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tidegate", *arguments]
+    return subprocess.run(command, env=environment(one.settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+async def tidegate(one: System, *arguments: str) -> str:
+    """Run a command, which has to succeed; returns what it printed."""
+    done = await asyncio.to_thread(_run, one, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

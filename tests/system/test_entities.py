@@ -10,8 +10,9 @@ from functools import partial
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 
-from tests.system.harness import Program, System, system, until
+from tests.system.harness import Program, System, system, tidegate, until
 from tests.tiers import frames
 from tidegate import subject
 from tidegate.actor.system import System as Entities
@@ -66,6 +67,21 @@ async def _all_owned(two: System) -> bool:
 async def _owner_of(two: System, cell: str) -> tuple[Program, Program]:
     first, second = two.programs["first"], two.programs["second"]
     return (first, second) if cell in await _owned(first) else (second, first)
+
+
+async def test_status_shows_who_owns_what_in_all_processes_of_a_kind(two: System) -> None:
+    async with asking(two):
+        found = msgspec.json.decode(await tidegate(two, "status", "--json"))
+        answers = [one for one in found["answers"] if one["process"] == "entities"]
+        assert {one["address"] for one in answers} == {program.url for program in two.programs.values() if program.url}
+        owners = {f"{one['pid']}@{one['host']}" for one in answers}
+        assert len(owners) == 2
+        running = {row["cell"]: row["owner"] for row in found["sections"]["cells"] if row["state"] == "running"}
+        assert set(running) >= CELLS
+        assert set(running.values()) <= owners
+        assert "entities" not in found["unreachable"]
+        text = await tidegate(two, "status")
+        assert all(one["address"] in text for one in answers)
 
 
 async def test_killing_the_owner_moves_its_entities_within_five_seconds_and_their_states_with_them(two: System) -> None:
@@ -153,3 +169,52 @@ async def test_events_are_correlated_escalate_and_raise_alerts_told_once(two: Sy
         state = msgspec.json.decode((await entities.get("correlation", ids[0])).state)
         assert (state["count"], state["status"]) == (2, "escalated")
         assert (await entities.get("alert", ids[0])).version >= 1
+
+
+async def test_correlations_are_rebuilt_and_rolled_back_by_commands_while_they_are_asked(two: System) -> None:
+    async with asking(two) as (entities, log), connect(two.settings.nats_url) as bus:
+        lines = frames.log(1, 40, seed=7)[0].lines()
+        by_shard: dict[int, list[bytes]] = {}
+        for line, head in zip(lines, decode_heads(lines), strict=True):
+            by_shard.setdefault(subject.shard_of(head.correlation_id, 4), []).append(line)
+        for shard, mine in by_shard.items():
+            await log.append_facts(event_messages(shard, mine, "test"))
+        name = decode_heads(lines)[0].correlation_id
+
+        async def counted() -> bool:
+            return (await entities.get("correlation", name)).version > 0
+
+        await until(counted, 20, "it is counted")
+        await asyncio.sleep(1)
+        before = (await entities.get("correlation", name)).state
+        told: list[bytes] = []
+
+        async def hear(message: Msg) -> None:
+            told.append(message.data)
+
+        await bus.subscribe(subject.ALERT_RAISED, hear)
+        asking_on = asyncio.create_task(_asked_on(entities, name))
+        found = msgspec.json.decode(await tidegate(two, "rebuild", "correlations", "--json"))
+        assert (found["generation"], found["differing"]) == (2, 0)
+        assert found["after"]["count"] > 0
+
+        async def serves(generation: int) -> bool:
+            cells = [await program.cells() for program in two.programs.values()]
+            owned = {cell for found in cells for cell, state in found.items() if state == "running"}
+            wanted = {subject.generation_of("correlation", generation) + f".{shard}" for shard in range(4)}
+            return wanted <= owned
+
+        await until(partial(serves, 2), 20, "the new one serves")
+        assert "generation 1 serves" in await tidegate(two, "rebuild", "rollback", "correlations")
+        await until(partial(serves, 1), 20, "the old one serves again")
+        assert "nothing to drop" in await tidegate(two, "rebuild", "gc", "correlations")
+        assert "1 serves, 2 is kept" in (await tidegate(two, "rebuild", "status")).replace("generation ", "")
+        asking_on.cancel()
+        assert (await entities.get("correlation", name)).state == before
+        assert told == []
+
+
+async def _asked_on(entities: Entities, name: str) -> None:
+    while True:
+        await entities.get("correlation", name)
+        await asyncio.sleep(0.1)

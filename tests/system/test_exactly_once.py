@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import Program, System, system, until
-from tests.system.load import Found, Load, in_log
+from tests.system.harness import Program, System, system
+from tests.system.load import Found, Load
 from tests.system.oracles import ORACLES
+from tests.system.settled import caught_up, in_log
 from tidegate import app
 from tidegate.bus import connect
 from tidegate.config import Cold, Lake
-from tidegate.history import cells_of
 from tidegate.log import Log
-from tidegate.projection import ReadModel
 
 pytestmark = pytest.mark.anyio
 
@@ -32,21 +31,6 @@ async def shoot(targets: dict[str, Program], dice: random.Random, kills: int) ->
         targets[name].kill()
         await asyncio.sleep(dice.uniform(0, 0.5))
         targets[name].start()
-
-
-async def caught_up(models: dict[str, ReadModel], log: Log) -> None:
-    """Returns when every cell of every read model has reached the log's end."""
-    ends = await log.last_event_sequences()
-    for name, model in models.items():
-        await model.open()
-        for cell in cells_of(model, log.shards):
-            end = max(ends.values()) if cell == "all" else ends[int(cell)]
-
-            async def there(model: ReadModel = model, cell: str = cell, end: int = end) -> bool:
-                position = await model.position(cell)
-                return position is not None and position.sequence >= end
-
-            await until(there, 60, f"{name}.{cell} has reached {end}")
 
 
 async def hold_out(one: System, dice: random.Random, kills: int) -> None:
@@ -74,7 +58,7 @@ async def hold_out(one: System, dice: random.Random, kills: int) -> None:
         expected = {"log": events, "dead letters": dead}
         models = app.read_models(one.settings)
         try:
-            await caught_up(models, log)
+            await caught_up(models.values(), log)
             for name, oracle in ORACLES.items():
                 ids = await asyncio.to_thread(oracle, one.settings)
                 found[name] = load.compare(ids, load.acknowledged - load.broken)

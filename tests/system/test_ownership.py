@@ -11,7 +11,8 @@ from functools import partial
 import pytest
 
 from tests.system.harness import Program, System, system, until
-from tests.system.load import Load, in_log
+from tests.system.load import Load
+from tests.system.settled import in_log
 from tidegate import subject
 from tidegate.bus import Bus, connect
 from tidegate.errors import FencedError

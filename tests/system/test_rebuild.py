@@ -5,35 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from tests.system.harness import ROOT, System, system, until
-from tests.system.load import Load, in_log
+from tests.system.harness import system, tidegate, until
+from tests.system.load import Load
+from tests.system.settled import in_log
 from tidegate import app
 from tidegate.config import Lake
-from tidegate.local.processes import environment
 from tidegate.local.servers import fetch
 from tidegate.log import Log
 from tidegate.verify import compare
 
 pytestmark = pytest.mark.anyio
-
-
-def _run(one: System, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tidegate", *arguments]
-    return subprocess.run(command, env=environment(one.settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-
-async def tidegate(one: System, *arguments: str) -> str:
-    done = await asyncio.to_thread(_run, one, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 async def _code(url: str, tier: str, event_id: str) -> int:

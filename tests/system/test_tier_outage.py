@@ -7,20 +7,18 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.system.harness import ROOT, System, system, until
+from tests.system.settled import caught_up
 from tests.tiers import frames
 from tidegate import app
 from tidegate.bus import Bus, connect
-from tidegate.history import cells_of
 from tidegate.local.processes import environment
 from tidegate.local.servers import fetch
 from tidegate.log import Log, Progress, event_messages
-from tidegate.projection import ReadModel
 
 pytestmark = pytest.mark.anyio
 
@@ -72,22 +70,11 @@ async def feed(three: System, bus: Bus) -> _Feed:
     return _Feed(bus, Log(bus, three.declared.shards))
 
 
-async def _reached(model: ReadModel, log: Log) -> bool:
-    ends = await log.last_event_sequences()
-    for cell in cells_of(model, log.shards):
-        position = await model.position(cell)
-        if position is None or position.sequence < (max(ends.values()) if cell == "all" else ends[int(cell)]):
-            return False
-    return True
-
-
 async def _catch_up(one: System, log: Log, *names: str) -> None:
     """Returns when the read models have reached the log's end by themselves; they then hold what the log holds."""
     models = app.read_models(one.settings, names)
     try:
-        for name, model in models.items():
-            await model.open()
-            await until(partial(_reached, model, log), 20, f"{name} has caught up")
+        await caught_up(models.values(), log, 20)
         expected = await log.tally()
         assert {name: await model.tally() for name, model in models.items()} == dict.fromkeys(models, expected)
     finally:

@@ -114,14 +114,16 @@ class Cell:
         """The tier that is away, and since when."""
 
     async def run(self) -> None:
-        """Run until cancelled; every failure is reported and followed by a new start, after a growing pause.
+        """Run until cancelled; every failure is reported and followed by a new start, after a growing pause, which ends
+        early when the connection comes back.
 
         Raises what a bug in the work raises, when that comes too often.
         """
         try:
             while True:
                 pause = await self._attempt()
-                await asyncio.sleep(pause)
+                if await self._mailbox.pause(pause):
+                    self._pause = FIRST_PAUSE
         finally:
             # Also while all of the process is being cancelled: others shall take over at once.
             with anyio.move_on_after(5, shield=True):

@@ -87,6 +87,10 @@ class Entity(Generic[S, C, E]):
         """What a message of the log that the kind follows means to the entities of `shard`."""
         return Reaction(commands=())
 
+    def asked(self, events: Sequence[E]) -> Sequence[C]:
+        """The commands of people that made these events happen: what cannot be derived from what the kind follows."""
+        return ()
+
     def due_ms(self, state: S) -> int | None:
         """The event time at which `on_time` is to be asked."""
         return None

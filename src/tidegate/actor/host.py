@@ -23,14 +23,16 @@ from tidegate.actor.entity import NO_COMMAND, Change, Codec, Command, Context, E
 from tidegate.actor.mailbox import Positions
 from tidegate.actor.pulling import Delivered
 from tidegate.actor.snapshots import Objects, Snapshots
-from tidegate.bus import Stored, StreamState
+from tidegate.bus import Outgoing, Stored, StreamState
 from tidegate.errors import CommandRefusedError, FrameError, TidegateError
 from tidegate.log import Log, change_messages, check_position, lines_of
 
-__all__ = ["REPLY", "Answer", "Bus", "EntityProgress", "EntityWork", "Refusal", "answers"]
+__all__ = ["AGAIN", "REPLY", "Answer", "Bus", "EntityProgress", "EntityWork", "Refusal", "answers"]
 
 REPLY = "Tidegate-Reply"
 """Header of a command: the subject for its answer."""
+AGAIN = "Tidegate-Again"
+"""Header of changes that a rebuild has derived anew: history, and no news to those who react to changes."""
 _KNOWN_COMMANDS = 10_000
 _MAX_COMMANDS_BYTES = 4 * 1024 * 1024
 _COMMANDS = msgspec.json.Decoder(Command)
@@ -52,8 +54,12 @@ class EntityProgress(msgspec.Struct, frozen=True, kw_only=True):
     positions: dict[str, int]
     """Stream -> sequence of the last message taken in."""
     watermark_ms: int = 0
+    lag_ms: int | None = None
+    """How far event time was behind the log when it last came further; None: not known."""
     changes: int = 0
     """Since the beginning."""
+    serves: bool = True
+    """Whether commands and new events are decided on here: not where another generation does (`generations`)."""
 
 
 class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -118,8 +124,8 @@ class EntityWork(Work):
         self._log = log
         self._entity = entity
         self._shard = shard
-        self._name = name or entity.kind
-        self._cell = f"{self._name}.{shard}"
+        self.name = name or entity.kind
+        self._cell = f"{self.name}.{shard}"
         self._codec = Codec(entity)
         self._snapshots = Snapshots(bus, entity, self._cell)
         self.limit = limit
@@ -137,15 +143,24 @@ class EntityWork(Work):
         """Entity -> the earliest time in the heap at which it is to be looked at."""
         self._folded = 0
         """Sequence up to which the log's changes are in the states; 0 before the first recovery."""
+        self._known_changes = 0
+        """How many those are."""
         self._expected = 0
         self._progress = EntityProgress(created={}, positions={})
         self._decided = self._progress
-        self._lag_ms = 0
+        self._commands = 0
+        """Taken in by the step that is being decided."""
+        self._lag_ms: int | None = None
         self._unsaved = 0
         self._saving: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._entities)
+
+    @property
+    def progress(self) -> tuple[int, EntityProgress]:
+        """The last progress record, and its sequence in the log; 0 before the first."""
+        return self._expected, self._progress
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Id and state of all entities, one step ahead of the log at most."""
@@ -161,7 +176,7 @@ class EntityWork(Work):
         """Snapshot, then the changes after it. Raises PositionError when the positions are of other streams."""
         while self._undo:
             self._take_back(self._undo.pop())
-        self._expected, found = await self._log.newest(self._name, self._shard, EntityProgress)
+        self._expected, found = await self._log.newest(self.name, self._shard, EntityProgress)
         states = {name: await self._bus.stream(name) for name in self._streams}
         created = {name: state.created for name, state in states.items()}
         if found is None:
@@ -170,27 +185,41 @@ class EntityWork(Work):
             check_position(state, found.created.get(name, state.created), found.positions.get(name, 0))
         if self._folded == 0 or self._folded > self._expected:
             await self._load_snapshot()
-        if self._folded < self._expected:
+        remembered = self._folded > 0
+        await self._fold_changes()
+        if remembered and self._known_changes != found.changes:
+            # The log was restored from an older copy and has grown since: what was remembered took another course.
+            reason = f"with the changes since then it has {self._known_changes}, but the log {found.changes}"
+            telemetry.emit(telemetry.SnapshotIgnored(cell=self._cell, reason=reason))
+            self._forget()
             await self._fold_changes()
+        self._lag_ms = found.lag_ms
         self._progress = self._decided = msgspec.structs.replace(
-            found, created=created, positions={name: found.positions.get(name, 0) for name in states}
+            found, created=created, positions={**dict.fromkeys(states, 0), **found.positions}
         )
         return self._progress.positions
 
-    async def _load_snapshot(self) -> None:
+    def _forget(self) -> None:
         self._entities, self._known, self._folded = {}, OrderedDict(), 0
         self._waiting, self._timed = [], {}
+        self._known_changes, self._unsaved = 0, 0
+
+    async def _load_snapshot(self) -> None:
+        self._forget()
         log = await self._log.state()
         found = await self._snapshots.newest(log.created, self._expected)
         if found is not None:
-            self._folded, self._entities, commands = found
-            self._known.update(commands)
+            snapshot, self._entities = found
+            self._folded, self._known_changes = snapshot.sequence, snapshot.changes
+            self._known.update(snapshot.commands)
             for entity_id, (_, state) in self._entities.items():
                 self._wait(entity_id, state)
 
     async def _fold_changes(self) -> None:
+        if self._folded == self._expected:
+            return
         began, count = time.monotonic(), 0
-        changes = self._log.read(subject.entity(self._name, self._shard), self._folded + 1, self._expected)
+        changes = self._log.read(subject.entity(self.name, self._shard), self._folded + 1, self._expected)
         async with contextlib.aclosing(changes):
             async for message in changes:
                 for line in lines_of(message):
@@ -202,6 +231,7 @@ class EntityWork(Work):
                 await asyncio.sleep(0)
         self._folded = self._expected
         self._unsaved += count
+        self._known_changes += count
         telemetry.emit(
             telemetry.EntitiesRecovered(
                 cell=self._cell, entities=len(self._entities), changes=count, seconds=time.monotonic() - began
@@ -225,30 +255,36 @@ class EntityWork(Work):
         began = time.monotonic()
         self._undo.append(_Undo({}, []))
         decided = _Decided([], [], self._decided, 0)
-        commands = 0
+        self._commands = 0
         positions = dict(self._decided.positions)
         watermark = self._decided.watermark_ms
         for message in batch:
-            if message.stream == subject.COMMAND:
-                commands += self._take_commands(message, watermark, decided)
-            else:
-                watermark = self._react(message, watermark, decided)
+            watermark = self._take(message, watermark, decided)
             positions[message.stream] = message.sequence
             # Let heartbeats and the other cells in between messages: a frame takes milliseconds.
             await asyncio.sleep(0)
         if not batch:
             # Nothing has come for a while: event time goes on as far behind the clock as it was.
-            watermark = max(watermark, int(time.time() * 1000) - self._lag_ms) if watermark else 0
+            if self._lag_ms is not None:
+                watermark = max(watermark, int(time.time() * 1000) - self._lag_ms)
             self._tell_the_time(watermark, "idle", decided)
         self._decided = msgspec.structs.replace(
             self._decided,
             positions=positions,
             watermark_ms=watermark,
+            lag_ms=self._lag_ms,
             changes=self._decided.changes + len(decided.lines),
         )
-        yield Step(batch, decided._replace(progress=self._decided, commands=commands), began)
+        yield Step(batch, decided._replace(progress=self._decided, commands=self._commands), began)
 
-    def _take_commands(self, message: Delivered, watermark: int, decided: _Decided) -> int:
+    def _take(self, message: Delivered, watermark: int, decided: _Decided) -> int:
+        """Decide on one message; returns how far event time has come."""
+        if message.stream == subject.LOG:
+            return self._react(message, watermark, decided)
+        self._take_commands(message, watermark, decided)
+        return watermark
+
+    def _take_commands(self, message: Delivered, watermark: int, decided: _Decided) -> None:
         reply = message.headers.get(REPLY, "")
         found: list[Answer] = []
         for number, line in enumerate(self._lines(message, found)):
@@ -266,10 +302,12 @@ class EntityWork(Work):
             except Exception as error:  # noqa: BLE001 - whatever a bug in the entity raises
                 # A command comes from outside; one that the entity stumbles over must not stop the others.
                 telemetry.emit(telemetry.CommandFailed(cell=self._cell, error=f"{type(error).__name__}: {error}"))
-                found.append(Answer(id=command.id, refused=Refusal("failed", f"{type(error).__name__}: {error}")))
+                version = self._entities.get(command.id, (0, None))[0]
+                refusal = Refusal("failed", f"{type(error).__name__}: {error}")
+                found.append(Answer(id=command.id, version=version, refused=refusal))
         if reply:
             decided.replies.append((reply, found))
-        return len(found)
+        self._commands += len(found)
 
     def _lines(self, message: Delivered, found: list[Answer]) -> list[bytes]:
         try:
@@ -299,6 +337,8 @@ class EntityWork(Work):
         return Answer(id=command.id, version=version + 1, events=msgspec.Raw(encoded))
 
     def _react(self, message: Delivered, watermark: int, decided: _Decided) -> int:
+        if AGAIN in message.headers:
+            return watermark
         stored = Stored(message.subject, message.sequence, message.time_ms, message.payload, message.headers)
         reaction = self._entity.react(stored, self._shard, self._log.shards)
         entity, cause = self._entity, f"{message.stream}/{message.sequence}"
@@ -336,7 +376,7 @@ class EntityWork(Work):
             context = Context(id=entity_id, version=version, time_ms=due, watermark_ms=watermark, cause=cause)
             events = entity.on_time(state, context)
             if not events:
-                raise RuntimeError(f"{self._name} {entity_id!r} was due at {due}, and nothing has happened")
+                raise RuntimeError(f"{self.name} {entity_id!r} was due at {due}, and nothing has happened")
             self._change(entity_id, version, due, events, "", decided)
 
     def _change(
@@ -385,11 +425,12 @@ class EntityWork(Work):
         if not step.batch and not decided.lines:
             self._undo.popleft()
             return
-        messages = change_messages(self._name, self._shard, decided.lines)
-        self._expected = await self._log.append(self._name, self._shard, messages, decided.progress, self._expected)
+        messages = self._messages(decided.lines)
+        self._expected = await self._log.append(self.name, self._shard, messages, decided.progress, self._expected)
         self._progress, self._folded = decided.progress, self._expected
         self._undo.popleft()
         self._unsaved += len(decided.lines)
+        self._known_changes += len(decided.lines)
         telemetry.emit(
             telemetry.EntitiesChanged(
                 cell=self._cell,
@@ -401,6 +442,9 @@ class EntityWork(Work):
                 lag=step.batch[-1].pending if step.batch else 0,
             )
         )
+
+    def _messages(self, lines: Sequence[bytes]) -> list[Outgoing]:
+        return change_messages(self.name, self._shard, lines)
 
     async def evolve(self, step: Step) -> None:
         """What was decided is the state now: answer, and store it once in a while."""
@@ -429,12 +473,12 @@ class EntityWork(Work):
                     entities[entity_id] = before
             for command_id in undo.commands:
                 known.pop(command_id, None)
-        began, sequence, unsaved = time.monotonic(), self._folded, self._unsaved
+        began, sequence, unsaved, changes = time.monotonic(), self._folded, self._unsaved, self._known_changes
         created = self._progress.created.get(subject.LOG, "")
         try:
             created = created or (await self._log.state()).created
             data = await anyio.to_thread.run_sync(
-                self._snapshots.encode, created, sequence, entities, list(known.items())
+                self._snapshots.encode, created, sequence, changes, entities, list(known.items())
             )
             await self._snapshots.store(data)
         except TidegateError as error:

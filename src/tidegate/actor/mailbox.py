@@ -43,6 +43,8 @@ class OwnedInput(Input, Protocol):
 
     async def acquire(self, position: Callable[[], Awaitable[int]]) -> None: ...
 
+    async def pause(self, seconds: float) -> bool: ...
+
 
 _SHARE = 4
 """One part in so many of each batch is kept for the less urgent inputs: urgent ones shall not starve them."""
@@ -78,6 +80,10 @@ class Mailbox:
         for one in self._inputs[1:]:
             await one.release()
         await self._pinned.acquire(position)
+
+    async def pause(self, seconds: float) -> bool:
+        """Returns after `seconds`, or at once when a lost connection comes back; whether it did."""
+        return await self._pinned.pause(seconds)
 
     async def reset(self, positions: Positions) -> None:
         """Read on after `positions`."""

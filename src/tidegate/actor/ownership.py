@@ -145,6 +145,10 @@ class PinnedConsumer(PullConsumer):
                 if await self._pinned() == pin:
                     await self._bus.api(f"CONSUMER.UNPIN.{self.stream}.{self._name}", {"group": GROUP})
 
+    async def pause(self, seconds: float) -> bool:
+        """Returns after `seconds`, or at once when a lost connection comes back; whether it did."""
+        return await self._bus.pause(seconds)
+
     async def _place(self, after: int) -> None:
         """Raises OwnershipLostError if the pin has gone."""
         self._claim = self._pin

@@ -20,7 +20,7 @@ from tidegate.errors import BusError, BusUnavailableError
 __all__ = ["BUCKET", "Objects", "Snapshot", "Snapshots"]
 
 BUCKET = "tidegate-snapshots"
-FORMAT = 1
+FORMAT = 2
 
 
 class Objects(Protocol):
@@ -41,6 +41,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Creation time of the log."""
     sequence: int
     """Changes up to here are in it."""
+    changes: int
+    """How many there were since the beginning."""
     commands: list[tuple[str, int]]
     """The latest command ids, oldest first, with the version each led to."""
     entities: msgspec.Raw
@@ -58,7 +60,12 @@ class Snapshots:
         self._shape = hashlib.blake2b(schema, digest_size=8).hexdigest()
 
     def encode(
-        self, created: str, sequence: int, entities: Mapping[str, tuple[int, Any]], commands: list[tuple[str, int]]
+        self,
+        created: str,
+        sequence: int,
+        changes: int,
+        entities: Mapping[str, tuple[int, Any]],
+        commands: list[tuple[str, int]],
     ) -> bytes:
         """Runs in a worker thread: nothing it is given may change meanwhile."""
         rows = [(name, version, state) for name, (version, state) in entities.items()]
@@ -67,6 +74,7 @@ class Snapshots:
             shape=self._shape,
             created=created,
             sequence=sequence,
+            changes=changes,
             commands=commands,
             entities=msgspec.Raw(msgspec.msgpack.encode(rows)),
         )
@@ -75,10 +83,8 @@ class Snapshots:
     async def store(self, data: bytes) -> None:
         await self._objects.put_object(BUCKET, self._cell, data)
 
-    async def newest(
-        self, created: str, upto: int
-    ) -> tuple[int, dict[str, tuple[int, Any]], list[tuple[str, int]]] | None:
-        """Sequence, entities (id -> version, state) and command ids, of this log and not beyond `upto`; else None."""
+    async def newest(self, created: str, upto: int) -> tuple[Snapshot, dict[str, tuple[int, Any]]] | None:
+        """The snapshot and its entities (id -> version, state), of this log and not beyond `upto`; else None."""
         try:
             data = await self._objects.get_object(BUCKET, self._cell)
             if data is None:
@@ -92,8 +98,7 @@ class Snapshots:
                 reason = "it belongs to another log"
             else:
                 rows = self._rows.decode(snapshot.entities)
-                found = {name: (version, state) for name, version, state in rows}
-                return snapshot.sequence, found, snapshot.commands
+                return snapshot, {name: (version, state) for name, version, state in rows}
         except (zstandard.ZstdError, msgspec.MsgspecError, BusError) as error:
             reason = f"it is damaged: {error}"
         except BusUnavailableError as error:

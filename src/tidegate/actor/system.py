@@ -81,7 +81,9 @@ class System:
     async def changes(self, entity: Entity[Any, Any, Any]) -> AsyncGenerator[Change, None]:
         """Everything that has happened to entities of a kind, in the order of the log, up to now."""
         codec = Codec(entity)
-        async with contextlib.aclosing(self.log.read(subject.entity(entity.kind, "*"))) as messages:
+        _, serving = await self.log.generation(entity.kind)
+        name = subject.generation_of(entity.kind, serving.active)
+        async with contextlib.aclosing(self.log.read(subject.entity(name, "*"))) as messages:
             async for message in messages:
                 for line in lines_of(message):
                     yield codec.change(line)

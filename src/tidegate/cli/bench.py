@@ -29,6 +29,7 @@ Name = Literal[
     "entities",
     "recovery",
     "rebuild-hot",
+    "rebuild-warm",
     "rebuild-lake",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -49,7 +50,7 @@ async def bench(
     Parameters
     ----------
     what
-        Which part; `rebuild` is both rebuilds.
+        Which part; `rebuild` is all rebuilds.
     json
         Print one JSON object for each benchmark, on a line of its own.
     events

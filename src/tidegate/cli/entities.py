@@ -28,7 +28,7 @@ async def ask(
     Parameters
     ----------
     kind
-        What kind of entity: correlation, alert, window.
+        What kind of entity: correlation, alert, window, subscription.
     entity_id
         Which one.
     command

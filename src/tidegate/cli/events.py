@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from tidegate.errors import QueryError
 __all__ = ["dead", "publish", "tail", "trace"]
 
 Given = Annotated[Settings, Parameter(parse=False)]
+_FRAMES_AT_A_TIME = 8
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
@@ -35,8 +37,10 @@ async def publish(
     source
         Where the events come from, such as `suricata`; it chooses the mapping rules.
     codec
-        `json`, or `text` for raw log lines.
+        `json`, or `text` for raw log lines. Header lines of Zeek's TSV logs and of AWS VPC flow logs are repeated in
+        each frame, and the lines of one Linux audit event stay in one.
     """
+    from tidegate.pipeline.lines.framing import frames_of
     from tidegate.publisher import Publisher
 
     stream = sys.stdin.buffer if path is None or str(path) == "-" else path.open("rb")
@@ -46,6 +50,14 @@ async def publish(
         async with Publisher(
             settings.nats_url, source=source, codec=codec, credentials_file=settings.nats.credentials_file
         ) as publisher:
+            if codec == "text":
+                lines_of_file = (line for one in stream if (line := one.rstrip(b"\r\n")) and not line.isspace())
+                cut = frames_of(lines_of_file)
+                while batch := await asyncio.to_thread(lambda: list(islice(cut, _FRAMES_AT_A_TIME))):
+                    receipts = await asyncio.gather(*(publisher.publish_together(records) for records, _ in batch))
+                    for receipt, (records, repeated) in zip(receipts, batch, strict=True):
+                        frames[str(receipt)] = len(records)
+                        count += len(records) - repeated
             while lines := await asyncio.to_thread(stream.readlines, 4 * 1024 * 1024):
                 events = [line for line in (one.rstrip(b"\r\n") for one in lines) if line and not line.isspace()]
                 for receipt in await publisher.publish_many(events):
@@ -121,7 +133,7 @@ async def dead_list(
     source
         Only those of this source.
     stage
-        Only those of this stage: frame, parse, normalise or validate.
+        Only those of this stage: frame, parse, normalise, validate or subscription.
     rule
         Only those of this rule.
     limit

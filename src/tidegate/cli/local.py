@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from tidegate.config import Settings
 from tidegate.local.servers import end_with_parent, local_servers, replace_process, server
 
-__all__ = ["config", "doctor", "down", "run", "serve", "status", "up"]
+__all__ = ["config", "doctor", "down", "run", "serve", "status", "table", "up"]
 
 Given = Annotated[Settings, Parameter(parse=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -42,13 +42,13 @@ async def up(
         Print what the processes log. It is in `.tidegate/logs/` in any case.
     """
     from tidegate.local import supervisor
-    from tidegate.local.processes import table
+    from tidegate.local.processes import table as processes_of
 
     if detach:
         command = [sys.executable, "-m", "tidegate", "up", "--no-logs", *(["--only", only] if only else [])]
         supervisor.detach(settings, command, _say)
         return 0
-    processes = table(settings, own=only is None)
+    processes = processes_of(settings, own=only is None)
     for line in _elsewhere(settings):
         _say(line)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -112,11 +112,23 @@ async def status(*, json: Json = False, settings: Given) -> int:
         }
         for one in found["processes"]
     ]
-    console.print(_table("processes", rows))
+    console.print(table("processes", rows))
     if found["up"] is None:
         console.print("`tidegate up` is not running here", style="dim")
+    if found["answers"]:
+        answers = [
+            {
+                "process": one["process"],
+                "owner": f"{one['pid']}@{one['host']}",
+                "ready": marks[not one["waiting_for"]],
+                "address": one["address"],
+                "waiting for": one["waiting_for"] or ("" if one["reported"] else "its report: it took too long"),
+            }
+            for one in found["answers"]
+        ]
+        console.print(table("answering over NATS", answers))
     for title, section in found["sections"].items():
-        console.print(_table(title, section))
+        console.print(table(title, section))
     if found["unreachable"]:
         console.print(f"no status from: {', '.join(found['unreachable'])}", style="red")
     return 0
@@ -235,7 +247,8 @@ def _age(since: float) -> str:
     return f"{seconds} s"
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> Any:
+def table(title: str, rows: list[dict[str, Any]]) -> Any:
+    """Rows for a terminal; a column for each key."""
     from rich import box
     from rich.table import Table
 

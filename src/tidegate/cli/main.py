@@ -42,6 +42,11 @@ COMMANDS = (
     ("tail", "tidegate.cli.events:tail", "Show live events readably."),
     ("dead", "tidegate.cli.events:dead", "Inputs that could not become events: list, show, redrive."),
     ("trace", "tidegate.cli.events:trace", "Print the tree of a trace, from the publisher to every read model."),
+    (
+        "subscriptions",
+        "tidegate.cli.subscriptions:subscriptions",
+        "Who reads the events of the log: list, pause, resume, seek, delete.",
+    ),
     ("ask", "tidegate.cli.entities:ask", "Give a command to an entity, or look at its state."),
     ("demo", "tidegate.cli.demo:demo", "Send generated events through everything, and show that the counts add up."),
     ("bench", "tidegate.cli.bench:bench", "Measure a part, or all, on real servers, each with its limit beside it."),

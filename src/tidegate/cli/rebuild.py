@@ -22,6 +22,7 @@ from tidegate.projection import Generation, Rebuildable
 if TYPE_CHECKING:
     from tidegate.log import Log
     from tidegate.rebuild import Make, Outcome, Rebuild
+    from tidegate.rederive import Rederivation, Rederived
     from tidegate.tiers.cold import ColdTier
     from tidegate.verify import Compared
 
@@ -30,8 +31,10 @@ __all__ = ["rebuild", "verify"]
 Given = Annotated[Settings, Parameter(parse=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
-Tier = Literal["hot", "warm", "lake"]
-TIERS: tuple[Tier, ...] = ("hot", "warm", "lake")
+Tier = Literal["hot", "warm", "lake", "correlations"]
+TIERS: tuple[Tier, ...] = ("hot", "warm", "lake", "correlations")
+CORRELATION = "correlation"
+"""The kind of entity that is rebuilt as `correlations`."""
 
 rebuild = App(name="rebuild", help="Build a read model anew beside the one that serves, and swap it in.")
 
@@ -75,6 +78,9 @@ async def rebuild_tier(
     The present one serves meanwhile, live events keep flowing, and nothing is sent to anybody a second time. A rebuild
     that was interrupted is carried on by the next call.
 
+    Correlations are derived from the events by the rules of the settings as they are now, as if these had always held,
+    and compared with the present ones; what people have commanded is decided on anew, and no alert is raised.
+
     Parameters
     ----------
     from_archive
@@ -85,19 +91,23 @@ async def rebuild_tier(
         Print one JSON object, and no progress bar.
     """
     from tidegate.app import batching, collect_rarely, opened_log
+    from tidegate.entities.correlation import Correlations
     from tidegate.rebuild import Rebuild
+    from tidegate.rederive import Rederivation
 
     collect_rarely()
-    async with opened_log(settings) as (_, log), _archive(settings, log, from_archive) as archive:
-        limit, _ = batching(settings, tier)
-        one = Rebuild(log, tier, _maker(settings, tier), limit=limit, archive=archive)
+    async with opened_log(settings) as (bus, log), _archive(settings, log, from_archive) as archive:
+        one: Rebuild | Rederivation
+        if tier == "correlations":
+            one = Rederivation(bus, log, Correlations(settings.correlation), archive=archive)
+        else:
+            one = Rebuild(log, tier, _maker(settings, tier), limit=batching(settings, tier)[0], archive=archive)
         outcome = await (one.run(restart=restart) if json else _shown(one, tier, restart))
     if json:
         print(msgspec.json.encode({**msgspec.to_builtins(outcome), "events_per_second": round(outcome.rate)}).decode())
         return 0
     print(
-        f"{tier}: generation {outcome.generation} serves now, {outcome.events:,} events compared with the log,"
-        " all equal;"
+        f"{tier}: generation {outcome.generation} serves now, {outcome.events:,} events {outcome.compared};"
         f" {outcome.applied:,} applied in {outcome.fill_seconds:.1f} s ({outcome.rate:,.0f}/s)"
         f"{', carried on from an earlier attempt' if outcome.resumed else ''}."
     )
@@ -105,7 +115,7 @@ async def rebuild_tier(
     return 0
 
 
-async def _shown(one: Rebuild, tier: str, restart: bool) -> Outcome:
+async def _shown(one: Rebuild | Rederivation, tier: str, restart: bool) -> Outcome | Rederived:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -140,10 +150,15 @@ async def _shown(one: Rebuild, tier: str, restart: bool) -> Outcome:
 @rebuild.command
 async def rollback(tier: Tier, /, *, settings: Given) -> int:
     """Let the previous generation serve again; a second call goes forth again."""
+    from tidegate import rederive
     from tidegate.app import opened_log
     from tidegate.rebuild import rollback as go_back
 
     async with opened_log(settings) as (_, log):
+        if tier == "correlations":
+            number = await rederive.rollback(log, CORRELATION)
+            print(f"{tier}: generation {number} serves again, once the process `entities` has caught it up")
+            return 0
         now = await go_back(log, tier)
     print(f"{tier}: generation {now.active} serves again, and is caught up by the storage-manager")
     return 0
@@ -152,12 +167,16 @@ async def rollback(tier: Tier, /, *, settings: Given) -> int:
 @rebuild.command
 async def gc(tier: Tier | None = None, /, *, settings: Given) -> int:
     """Drop all generations but the one that serves, the previous one, and one being built."""
+    from tidegate import rederive
     from tidegate.app import opened_log
     from tidegate.rebuild import collect
 
-    async with opened_log(settings) as (_, log):
+    async with opened_log(settings) as (bus, log):
         for name in (tier,) if tier else TIERS:
-            dropped = await collect(log, name, _maker(settings, name))
+            if name == "correlations":
+                dropped = await rederive.collect(bus, log, CORRELATION)
+            else:
+                dropped = await collect(log, name, _maker(settings, name))
             print(f"{name}: {'dropped ' + ', '.join(map(str, dropped)) if dropped else 'nothing to drop'}")
     return 0
 
@@ -168,12 +187,12 @@ async def status(*, json: Json = False, settings: Given) -> int:
     from tidegate.app import opened_log
 
     async with opened_log(settings) as (_, log):
-        found = {tier: (await log.generation(tier))[1] for tier in TIERS}
+        found = {tier: (await log.generation(CORRELATION if tier == "correlations" else tier))[1] for tier in TIERS}
     if json:
         print(msgspec.json.encode(found).decode())
         return 0
     for tier, one in found.items():
-        print(f"{tier:<5} {_described(one)}")
+        print(f"{tier:<12} {_described(one)}")
     return 0
 
 

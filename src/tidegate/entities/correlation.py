@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from tidegate.actor.entity import Context, Entity, Reaction
 from tidegate.bus import Stored
+from tidegate.config import CorrelationRules
 from tidegate.errors import CommandRefusedError
 from tidegate.head import EventHead, decode_heads, normalise
 from tidegate.log import recorded
@@ -49,35 +50,6 @@ _SHORT = 100
 """Characters of an observable that is certainly no overlong one, even in lower case."""
 
 _time = attrgetter("time")
-
-
-class CorrelationRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a correlation changes its status. Times are of event time, in milliseconds."""
-
-    active_events: int = 2
-    """From so many events on it is active."""
-    escalate_severity: int = 4
-    """An event of this OCSF severity or a worse one escalates it: 4 high, 5 critical, 6 fatal. 0: none does."""
-    escalate_classes: int = 5
-    """Events of so many distinct classes escalate it. 0: never."""
-    escalate_events: int = 10_000
-    """So many events escalate it. 0: never."""
-    timeout_ms: int = 30 * 60_000
-    """Closed after so long without an event."""
-    keep_ms: int = 60 * 60_000
-    """Forgotten so long after it was closed."""
-    observables: int = 64
-    """How many distinct observables are kept: the newest."""
-
-    def verdict(self, events: int, severity: int, classes: int) -> str:
-        """Why a correlation with so many events is escalated; empty if it is not."""
-        if severity >= self.escalate_severity and self.escalate_severity:
-            return "severity"
-        if classes >= self.escalate_classes and self.escalate_classes:
-            return "classes"
-        if events >= self.escalate_events and self.escalate_events:
-            return "events"
-        return ""
 
 
 class Correlation(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -370,6 +342,16 @@ class Correlations(Entity[Correlation, Commands | Seen, Events]):
             case Closed(time_ms, reason, by):
                 return _to(state, "closed", time_ms, reason, by)
         return None
+
+    def asked(self, events: Sequence[Events]) -> Sequence[Commands]:
+        found: list[Commands] = []
+        for event in events:
+            match event:
+                case Escalated(reason=reason, by=by) if by:
+                    found.append(Escalate(reason, by))
+                case Closed(reason=reason, by=by) if by:
+                    found.append(Close(reason, by))
+        return found
 
     def due_ms(self, state: Correlation) -> int | None:
         if state.status == "closed":

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -20,13 +20,14 @@ from msgspec import Struct
 from tidegate.ocsf import Observable, Product, TransformationInfo
 from tidegate.pipeline import support
 from tidegate.pipeline.access import Touched
-from tidegate.pipeline.functions import CONVERSIONS, KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
+from tidegate.pipeline.conversions import CONVERSIONS
+from tidegate.pipeline.functions import KNOWN_IPS, remember, stable_uid, to_bool, to_int, to_ms, to_text
 from tidegate.pipeline.native import MISSING, DictView, ShapeView, identifier, learn, read
-from tidegate.pipeline.rules import Condition, Reshape, Rule, Source
+from tidegate.pipeline.rules import Condition, Reshape, Rule, Source, fields_of
 from tidegate.pipeline.text import TextReader
 from tidegate.pipeline.writer import RuleWriter, Value
 
-__all__ = ["Compiled", "Mapper", "Special", "Specials", "compile_source", "first_key"]
+__all__ = ["Compiled", "KnownSource", "Mapper", "Special", "Specials", "compile_source", "first_key"]
 
 Mapper = Callable[[Any, str, int, int | None], tuple[str, Any] | tuple[None, str]]
 """(record, event id, time of reception in ms, time that the envelope gives) -> (correlation id, event).
@@ -42,6 +43,9 @@ _Form = int | None
 
 _USUAL = 0.08
 """A first key that begins this share of the records has a quick way of its own: order tells the shipper."""
+
+_KEY = re.compile(r'"([^"]+)"|([^."]+)')
+"""One of the keys that a native field is made of."""
 
 _FEWEST_SAMPLES = 12
 _MOST_KEYS = 96
@@ -71,6 +75,28 @@ class Specials(Struct, frozen=True, kw_only=True):
         except (msgspec.MsgspecError, RecursionError, UnicodeError):
             return False
         return True
+
+
+class KnownSource(Protocol):
+    """A source whose records are mapped other than those of an unknown one."""
+
+    name: str
+    names: tuple[str, ...]
+    """Its name and its aliases."""
+
+    @property
+    def text(self) -> TextReader | None:
+        """What reads its lines, where it is a source of text."""
+
+    @property
+    def route(self) -> Mapper: ...
+
+    @property
+    def base(self) -> Mapper:
+        """Makes a Base Event of what `route` cannot map."""
+
+    def specialise(self, samples: list[bytes]) -> Specials | None:
+        """Quick ways for records like `samples`, where there are any."""
 
 
 class Compiled:
@@ -173,6 +199,7 @@ class _SourceWriter:
             "RecordError": support.RecordError,
             "STAMP": support.encoded(stamp),
             "key_text": support.key_text,
+            "open_up": support.open_up,
             "settle_time": support.settle_time,
             "put_back": support.put_back,
             "spill": support.spill,
@@ -198,7 +225,7 @@ class _SourceWriter:
         What is built is a Struct with no more than these attributes and those that stages touch, by position: a quarter
         of the time that the full one takes to build and to encode, as it has no hundred absent attributes to pass over.
         """
-        python = {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
+        python = {field.encode_name: field.name for field in fields_of(struct)}
         order = list(python)
         always = {name for name, value in values.items() if value.always and not self.touched.changed(prefix, name)}
         names = sorted(values, key=lambda name: (name not in always, order.index(name)))
@@ -237,7 +264,7 @@ class _SourceWriter:
             return None
         if self.touched.below(prefix):
             return None
-        python = {field.encode_name: field.name for field in msgspec.structs.fields(struct)}
+        python = {field.encode_name: field.name for field in fields_of(struct)}
         constants = {python[name]: literal_eval(each.expression) for name, each in values.items() if each.constant}
         only = python[varying[0]]
         name = f"KEPT_{struct.__name__}_{only}_{'_'.join(identifier(str(each)) for each in constants.values())}"
@@ -247,7 +274,7 @@ class _SourceWriter:
 
     def native(self, field: str) -> tuple[str, ...]:
         """The keys that lead to a native field."""
-        return tuple(field.split(".")) if self.source.nested else (field,)
+        return tuple(quoted or plain for quoted, plain in _KEY.findall(field)) if self.source.nested else (field,)
 
     def _plan(self) -> None:
         """Which rules a value of the selecting field leads to, and which rules any value does."""
@@ -342,6 +369,8 @@ class _SourceWriter:
                 tests.append(f"{value} is {'not ' if wanted.exists else ''}None")
             if wanted.starts:
                 tests.append(f"str({value}).startswith({tuple(wanted.starts)!r})")
+            if wanted.ends:
+                tests.append(f"str({value}).endswith({tuple(wanted.ends)!r})")
             return tests
         if isinstance(wanted, bool):
             return [f"{value} is {wanted}"]
@@ -369,7 +398,8 @@ class _SourceWriter:
                 f"        for name in [name for name in {inner} if name not in record]:",
                 f"            record[name] = {inner}.pop(name)",
             ]
-        return "\n".join([f"def reshape_{index}(record):", *view.prologue(), *body, *view.epilogue(), ""])
+        opened = [f"    open_up(record, {self.native(field)!r})" for field in reshape.lift]
+        return "\n".join([f"def reshape_{index}(record):", *opened, *view.prologue(), *body, *view.epilogue(), ""])
 
     def form_of(self, record: dict[str, Any]) -> _Form:
         present = [index for index, field in enumerate(self.source.select) if record.get(field) is not None]

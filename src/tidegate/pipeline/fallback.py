@@ -5,6 +5,7 @@ Invariant: content without a place in OCSF is kept in `unmapped`; what the envel
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -13,8 +14,9 @@ from msgspec.structs import replace
 from tidegate.errors import RecordError
 from tidegate.event import Envelope
 from tidegate.ocsf import OCSF_VERSION, Metadata, OcsfEvent, Product
-from tidegate.pipeline.compiler import Compiled, Mapper
+from tidegate.pipeline.compiler import KnownSource, Mapper
 from tidegate.pipeline.functions import to_ms, to_text
+from tidegate.pipeline.rules import fields_of, hints_of, shape_of
 
 __all__ = [
     "ENVELOPE_KEYS",
@@ -87,7 +89,7 @@ def _message_of(record: dict[str, Any]) -> str | None:
     return None
 
 
-def as_record(value: Any, known: Compiled | None, received_ms: int) -> dict[str, Any]:
+def as_record(value: Any, known: KnownSource | None, received_ms: int) -> dict[str, Any]:
     """The native record in a decoded value: text of a known source is in its format, an unknown source's anything."""
     if known is not None and known.text is not None:
         return known.text.record_of(value, received_ms)
@@ -106,7 +108,7 @@ def as_record(value: Any, known: Compiled | None, received_ms: int) -> dict[str,
 
 
 def as_base(
-    known: Compiled | None, record: dict[str, Any], uid: str, received_ms: int, why: object, when: int | None = None
+    known: KnownSource | None, record: dict[str, Any], uid: str, received_ms: int, why: object, when: int | None = None
 ) -> OcsfEvent:
     """The Base Event of a record that lacks what its class requires; `status_detail` says what."""
     if known is None:
@@ -116,8 +118,43 @@ def as_base(
 
 
 def widen(event: Any) -> OcsfEvent:
-    """The full record of an event that a rule has made with its own attributes only."""
+    """The full record of an event that a rule has made with its own attributes only, or that has come as it is."""
+    if isinstance(event, dict):
+        event = _whole(OcsfEvent, event)
+    if isinstance(event, OcsfEvent):
+        return event
     return OcsfEvent(**{name: getattr(event, name) for name in event.__struct_fields__})
+
+
+def _whole(kind: Any, attributes: dict[str, Any]) -> Any:
+    """A `kind` with `attributes`, of which it need not know all; those inside are made likewise."""
+    names, inner = _names(kind)
+    values = {names.get(name, name): _whole_value(inner.get(name), value) for name, value in attributes.items()}
+    further = tuple(sorted(values.keys() - set(kind.__struct_fields__)))
+    return (_wider(kind, further) if further else kind)(**values)
+
+
+def _whole_value(kind: Any, value: Any) -> Any:
+    if kind is not None and value.__class__ is dict:
+        return _whole(kind, value)
+    if kind is not None and value.__class__ is list:
+        return [_whole_value(kind, each) for each in value]
+    return value
+
+
+@cache
+def _names(kind: Any) -> tuple[dict[str, str], dict[str, Any]]:
+    """By OCSF name: the Python names of the attributes of a Struct, and the Structs of those that are objects."""
+    inner = {name: shape_of(hint)[0] for name, hint in hints_of(kind).items()}
+    return {field.encode_name: field.name for field in fields_of(kind)}, inner
+
+
+@lru_cache(maxsize=1024)
+def _wider(kind: Any, further: tuple[str, ...]) -> Any:
+    fields = [(name, Any, None) for name in further]
+    return msgspec.defstruct(
+        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True, omit_defaults=True, gc=False
+    )
 
 
 def open_envelope(record: dict[str, Any]) -> Envelope:
@@ -143,8 +180,9 @@ def apply_envelope(event: OcsfEvent, envelope: Envelope) -> OcsfEvent:
 
     Its event type becomes `metadata.event_code` and its timestamp `metadata.original_time`, where these are free.
     """
-    given = event.metadata
-    metadata = Metadata(**{name: getattr(given, name) for name in given.__struct_fields__})
+    given: Any = event.metadata
+    whole = isinstance(given, Metadata)
+    metadata = given if whole else Metadata(**{name: getattr(given, name) for name in given.__struct_fields__})
     uid = envelope.event_id or metadata.uid
     correlation = envelope.correlation_id
     if not correlation:

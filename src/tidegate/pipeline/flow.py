@@ -18,9 +18,9 @@ from tidegate.ocsf import PROFILES, OcsfEvent, TransformationInfo
 from tidegate.pipeline import access
 from tidegate.pipeline import definition as language
 from tidegate.pipeline.access import Touched, thaw
+from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.definition import DEFAULT_POLICIES, Definition, Policy, Stage
 from tidegate.pipeline.enrichment.library import Library as Tables
-from tidegate.pipeline.functions import CONVERSIONS
 from tidegate.pipeline.stages.body import Body
 from tidegate.pipeline.stages.change import write_parse, write_transform
 from tidegate.pipeline.stages.enrich import write_enrich
@@ -242,7 +242,7 @@ class Flow:
         """What becomes of `events`, which are changed in place. Raises StageError where a policy says `fail`."""
         passage = Passage(events)
         for row, event in enumerate(events):
-            if event.__class__ is OcsfEvent:
+            if event.__class__ is OcsfEvent or event.__class__ is dict:
                 events[row] = self.opened(event)
         for stage in self.stages:
             if not passage.rows:
@@ -264,14 +264,32 @@ class Flow:
 
     def opened(self, event: Any) -> Any:
         """An event that stages can change; a copy, where no rule of a source has made it."""
-        if event.__class__ is not OcsfEvent:
+        if event.__class__ is not OcsfEvent and event.__class__ is not dict:
             return event
         # Parts of it may be encoded or lack slots that stages need, as rules compiled for another pipeline make them.
-        opened = thaw(msgspec.json.decode(msgspec.json.encode(event), type=OcsfEvent))
+        line = msgspec.json.encode(event)
+        opened = thaw(msgspec.json.decode(line, type=OcsfEvent))
+        if event.__class__ is dict and (rest := _beyond(msgspec.json.decode(line), msgspec.to_builtins(opened))):
+            # Attributes of OCSF that our Structs do not have, in events that came as OCSF.
+            opened.unmapped = {**(opened.unmapped or {}), "ocsf": rest}
         opened.metadata.transformation_info_list = self.stamp
         if self._profiles:
             opened.metadata.profiles = sorted({*(opened.metadata.profiles or ()), *self._profiles})
         return opened
+
+
+def _beyond(whole: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What of `whole` is not in `known`; lists that differ are taken whole."""
+    found: dict[str, Any] = {}
+    for name, value in whole.items():
+        if name not in known:
+            found[name] = value
+        elif value.__class__ is dict and known[name].__class__ is dict:
+            if rest := _beyond(value, known[name]):
+                found[name] = rest
+        elif value != known[name]:
+            found[name] = value
+    return found
 
 
 def _fallback(policy: Policy, body: Body) -> list[str]:

@@ -119,6 +119,18 @@ def to_int(value: Any) -> int | None:
     return None
 
 
+def _to_float(value: Any) -> float | None:
+    """A finite number, also from decimal text."""
+    if value.__class__ is str and _DECIMAL.fullmatch(value):
+        return float(value)
+    if value.__class__ is int and -9e18 < value < 9e18:
+        return float(value)
+    return value if value.__class__ is float and isfinite(value) else None
+
+
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?")
+
+
 def _port(value: Any) -> int | None:
     number = to_int(value)
     return number if number is not None and 0 <= number <= 65535 else None
@@ -340,6 +352,7 @@ CONVERSIONS: dict[str, Conversion] = {
     "email": Conversion(function=_email),
     "emails": Conversion(function=_emails),
     "first_ip": Conversion(function=_first_ip),
+    "float": Conversion(function=_to_float),
     "guid": Conversion(function=_guid, memo=True),
     "http_method": Conversion(function=_http_method),
     "int": Conversion(function=to_int),

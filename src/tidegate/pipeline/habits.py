@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tidegate.pipeline.compiler import Compiled, Specials
+from tidegate.pipeline.compiler import KnownSource, Specials
 
 __all__ = ["Habit"]
 
@@ -28,7 +28,7 @@ class Habit:
     records have gone the general way since, when those were more than a few in a hundred, and as long as lessons help.
     """
 
-    def __init__(self, source: Compiled) -> None:
+    def __init__(self, source: KnownSource) -> None:
         self._source = source
         self._samples: list[bytes] = []
         self._lessons = 0

@@ -15,11 +15,12 @@ from msgspec import Struct
 from tidegate import tomlfile
 from tidegate.entities.window import WindowDefinition
 from tidegate.errors import ConfigError, RuleError
-from tidegate.pipeline.compiler import Compiled, compile_source
+from tidegate.pipeline.compiler import Compiled, KnownSource, compile_source
 from tidegate.pipeline.definition import Aggregate, Definition, load_definition
 from tidegate.pipeline.enrichment.library import Library as Tables
 from tidegate.pipeline.enrichment.settings import Enrichment
 from tidegate.pipeline.flow import Flow
+from tidegate.pipeline.passthrough import PassThrough
 from tidegate.pipeline.rules import Source, load_source
 from tidegate.pipeline.runner import Pipeline
 
@@ -91,7 +92,7 @@ class Library:
                     other = flows[name].name
                     raise definition.fail(["sources", index], f'"{wanted}" already takes the pipeline "{other}"')
                 flows[name] = flow
-        makers: dict[str, Callable[[], Compiled]] = {}
+        makers: dict[str, Callable[[], KnownSource]] = {}
         for source, path in self.sources.values():
             flow_of = flows.get(source.source) or flows.get("*")
             given = (flow_of.touched, flow_of.stamp) if flow_of else ()
@@ -99,6 +100,7 @@ class Library:
             if path.parent != self.shipped:
                 make = partial(_same, make())
             makers |= dict.fromkeys((source.source, *source.aliases), make)
+        makers.setdefault(PassThrough.name, PassThrough)
         return Pipeline(makers, shards, flows)
 
 

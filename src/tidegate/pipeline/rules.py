@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from tidegate import tomlfile
 from tidegate.errors import ConfigError, RuleError
 from tidegate.ocsf import CLASSES, OcsfEvent
-from tidegate.pipeline.functions import CONVERSIONS
+from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.lines.csvline import Columns
 from tidegate.pipeline.lines.formats import FORMATS
 from tidegate.pipeline.lines.grok import PatternError, compile_grok
@@ -32,6 +32,7 @@ __all__ = [
     "Rule",
     "Source",
     "attribute_at",
+    "fields_of",
     "load_source",
 ]
 
@@ -71,6 +72,7 @@ class Condition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     exists: bool | None = None
     starts: list[str] = []
+    ends: list[str] = []
 
 
 class CorrelationKey(
@@ -95,7 +97,10 @@ class Reshape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     move: dict[str, str] = {}
     """Native field -> top-level field."""
     lift: list[str] = []
-    """Objects whose members move to the top level, unless their name is taken."""
+    """Objects whose members move to the top level, unless their name is taken.
+
+    A list of one object, and the JSON text of an object, count as that object.
+    """
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"class_": "class"}):
@@ -110,6 +115,8 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     """Groups whose attributes are set too; the rule's own `set` wins."""
     set: Mapping = {}
     correlation: list[CorrelationKey] | None = None
+    time: list[str] | None = None
+    """The fields that hold the time of these records, where they are not those of the source."""
 
 
 class Product(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,7 +155,8 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     select: list[str]
     """The field (the first present of these) whose value picks the rules."""
     nested: bool = True
-    """Whether a dot in a native field leads into an object; otherwise it is part of the name."""
+    """Whether a dot in a native field leads into an object, but for what is in double quotes (`labels."k8s.io/kind"`);
+    otherwise it is part of the name."""
     absent: list[str] = []
     """Texts that stand for no value."""
     time: Time
@@ -286,14 +294,18 @@ def shape_of(hint: Any) -> tuple[type[Struct] | None, bool, dict[str, Any]]:
             break
     if isinstance(hint, type) and issubclass(hint, Struct):
         return hint, many, marks
-    return None, many, {"kind": {int: "int", bool: "bool", str: "text"}.get(hint, "any"), **marks}
+    return None, many, {"kind": {bool: "bool", float: "float", int: "int", str: "text"}.get(hint, "any"), **marks}
+
+
+# Kept, as msgspec evaluates all annotations anew at each call.
+fields_of = cache(msgspec.structs.fields)
 
 
 @cache
 def hints_of(struct: type[Struct]) -> dict[str, Any]:
     """The annotations of `struct` by encoded name."""
     hints = get_type_hints(struct, include_extras=True)
-    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
+    return {field.encode_name: hints[field.name] for field in fields_of(struct)}
 
 
 @cache

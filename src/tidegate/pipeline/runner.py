@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from tidegate.errors import RecordError
 from tidegate.event import DeadLetter
 from tidegate.ocsf import OcsfEvent
-from tidegate.pipeline.compiler import Compiled, Mapper
+from tidegate.pipeline.compiler import KnownSource, Mapper
 from tidegate.pipeline.fallback import (
     ENVELOPE_KEYS,
     apply_envelope,
@@ -91,11 +91,11 @@ class Pipeline:
     """
 
     def __init__(
-        self, sources: Mapping[str, Callable[[], Compiled]], shards: int, flows: Mapping[str, Flow] | None = None
+        self, sources: Mapping[str, Callable[[], KnownSource]], shards: int, flows: Mapping[str, Flow] | None = None
     ) -> None:
         """`sources`: name or alias -> what compiles the source, which is asked when the first frame of it comes."""
         self._makers = dict(sources)
-        self._sources: dict[str, Compiled] = {}
+        self._sources: dict[str, KnownSource] = {}
         self._habits: dict[str, Habit] = {}
         self._unknowns: dict[str, Mapper] = {}
         self._flows = dict(flows or {})
@@ -122,7 +122,7 @@ class Pipeline:
         known = self._known(source)
         return self._flows.get(known.name if known else source) or self._flows.get("*")
 
-    def _known(self, source: str) -> Compiled | None:
+    def _known(self, source: str) -> KnownSource | None:
         """The compiled rules of a source that has some."""
         known = self._sources.get(source)
         if known is None and source in self._makers:
@@ -160,10 +160,9 @@ class Pipeline:
         special = specials.default if specials else None
         by_first_key = specials.by_first_key if specials else None
         # Into a buffer that is large already: a quarter quicker than to let each line grow from nothing.
-        decode, encode, buffer = self._decoders[codec], self._encode, bytearray(_LINE_BYTES)
-        units: Sequence[Unit] = frame.records
-        if plan is not None:
-            units, decode = plan.units, plan.decode
+        encode, buffer = self._encode, bytearray(_LINE_BYTES)
+        decode: Callable[[Any], Any] = plan.decode if plan else self._decoders[codec]
+        units: Sequence[Unit] = plan.units if plan else frame.records
         received_ms, shards = frame.received_ms, self._shards
         lines = into.lines
         into.records += len(frame.records)
@@ -206,7 +205,7 @@ class Pipeline:
                         if correlation is None:
                             event = as_base(known, decode(unit), uid, received_ms, event)
                             correlation = event.metadata.correlation_uid
-                        elif fresh is not None:
+                        elif fresh is not None and raw[:1] == b"{":
                             fresh.append(raw)
                     stage = "validate"
                     if staged:
@@ -290,7 +289,7 @@ class Pipeline:
         self,
         decode: Callable[[Any], Any],
         raw: Unit,
-        known: Compiled | None,
+        known: KnownSource | None,
         source: str,
         uid: str,
         received_ms: int,
@@ -310,7 +309,7 @@ class Pipeline:
     def _map(
         self,
         fresh: Callable[[], Any],
-        known: Compiled | None,
+        known: KnownSource | None,
         source: str,
         uid: str,
         received_ms: int,

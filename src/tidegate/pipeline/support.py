@@ -6,6 +6,7 @@ Invariant: a value that finds no place as an attribute is put where it becomes p
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from tidegate.errors import RecordError
 from tidegate.pipeline.functions import to_text
 
-__all__ = ["Encoded", "RecordError", "Shared", "encoded", "key_text", "put_back", "settle_time", "spill"]
+__all__ = ["Encoded", "RecordError", "Shared", "encoded", "key_text", "open_up", "put_back", "settle_time", "spill"]
 
 
 def key_text(value: Any, rule: str) -> str:
@@ -24,6 +25,21 @@ def key_text(value: Any, rule: str) -> str:
     if text is None:
         raise RecordError("normalise", rule, f"{value.__class__.__name__} cannot be a key: text or a number is needed")
     return text
+
+
+def open_up(record: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """Puts the object in the place of a list of one, or of its JSON text, at `keys`; anything else stays."""
+    here = record
+    for key in keys:
+        value = here.get(key)
+        if value.__class__ is list and len(value) == 1:
+            value = value[0]
+        if value.__class__ is str and value[:1] == "{":
+            with suppress(msgspec.DecodeError, UnicodeError):
+                value = msgspec.json.decode(value)
+        if value.__class__ is not dict:
+            return
+        here[key] = here = value
 
 
 def settle_time(

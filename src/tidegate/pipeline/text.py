@@ -2,7 +2,8 @@
 
 A line may come as it is, as a JSON or msgpack string, or in the object of a shipper (Filebeat, Fluent Bit, Docker,
 CloudWatch), under `event.original`, `message` or `log`; what else that object says is kept under `shipper`. An object
-with one of the fields that select the rules is a record that was parsed before, and taken as it is.
+without such a text, or with fields of the source itself (one that selects the rules and a time), is a record that was
+parsed before, and taken as it is; so is JSON in a line.
 
 Invariant: a line that is not UTF-8 is not lost: its bytes that are none are written as \\xHH.
 """
@@ -60,7 +61,8 @@ class TextReader:
         self._name = source.source
         self._format = FORMATS[source.format](source.columns)
         self._patterns = compile_patterns(source.patterns) if source.patterns else None
-        self._own = tuple({field.split(".")[0] if source.nested else field for field in source.select})
+        self._selecting = frozenset(_own(source, source.select))
+        self._times = frozenset(_own(source, source.time.from_)) or self._selecting
 
     def plan(self, codec: str, records: Sequence[bytes], received_ms: int, filtered: dict[str, int]) -> Plan:
         """How the records of a frame are decoded; lines that are no event by themselves are counted in `filtered`."""
@@ -84,7 +86,7 @@ class TextReader:
             except _NO_VALUE:
                 value = None
             line, shipper = (value, None) if value.__class__ is str else self._line_of(value) or (None, None)
-            lines.append(line.strip(_ENDS) if line is not None else None)
+            lines.append(line.strip(_ENDS) if line is not None and line[:1] != "{" else None)
             shippers.append(shipper)
         units: list[Unit] = []
         gathered = self._format.gather(lines, received_ms)
@@ -118,6 +120,14 @@ class TextReader:
                 "parse", f"{self._name}.line", f"a line of text or an object is needed, not {value.__class__.__name__}"
             )
         line = value.strip(_ENDS)
+        if line[:1] == "{":
+            # A shipper may have read JSON as lines of text.
+            try:
+                native = _DECODERS["json"](line.encode())
+            except _NO_VALUE:
+                native = None
+            if native.__class__ is dict:
+                return self._finish(native, shipper)
         if self._format.parse is not None:
             return self._finish(self._format.parse(line, received_ms), shipper)
         assert self._format.gather is not None
@@ -142,9 +152,8 @@ class TextReader:
         """The line in a shipper's object, and the rest of it; None where it is no such object."""
         if value.__class__ is not dict:
             return None
-        for name in self._own:
-            if name in value:
-                return None
+        if not (self._selecting.isdisjoint(value) or self._times.isdisjoint(value)):
+            return None
         event = value.get("event")
         if event.__class__ is dict and event.get("original").__class__ is str:
             rest = {**value, "event": {key: each for key, each in event.items() if key != "original"}}
@@ -165,6 +174,11 @@ class TextReader:
             # What a line says must never be taken for an envelope, which may name another source.
             claim(record, "format", self._name)
         return record
+
+
+def _own(source: Source, fields: Sequence[str]) -> list[str]:
+    """Those of `fields` that a record has at its top; a shipper may have others of the name."""
+    return [field for field in fields if not source.nested or "." not in field]
 
 
 def original(unit: Unit, index: int, records: Sequence[bytes], codec: str) -> bytes:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
 from msgspec import Struct
 
 from tidegate.errors import RuleError
 from tidegate.ocsf import BASE_EVENT, CLASSES, OCSF_VERSION, PROFILES, Metadata, OcsfClass, OcsfEvent, Product
 from tidegate.pipeline import support
 from tidegate.pipeline.access import Touched
-from tidegate.pipeline.functions import CONVERSIONS
+from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.native import View, identifier
 from tidegate.pipeline.rules import (
     CorrelationKey,
@@ -25,6 +24,7 @@ from tidegate.pipeline.rules import (
     Rule,
     Source,
     attribute_at,
+    fields_of,
     hints_of,
     shape_of,
     split,
@@ -88,7 +88,7 @@ class RuleWriter:
         self.early: dict[str, str] = {}
         self.observed = False
         self.leaves = self._leaves()
-        self.time_fields = self.source.time.from_
+        self.time_fields = self.source.time.from_ if rule.time is None else rule.time
         self.correlation = self.source.correlation if rule.correlation is None else rule.correlation
         self.consumers: dict[str, list[Leaf]] = {}
         for leaf in self.leaves:
@@ -191,6 +191,8 @@ class RuleWriter:
         rule = leaf.rule
         keys = self.owner.native(rule.fields[0])
         if len(rule.fields) > 1 or len(keys) == 1 or rule.default is not None or rule.unless is not None:
+            return None
+        if any(other.rule.unless == leaf.path for other in self.leaves):
             return None
         return None if rule.fields[0] in self.early else self.view.parent(keys)
 
@@ -307,7 +309,8 @@ class RuleWriter:
         put("    time = to_ms(raw_time)")
         put("    if time is None or when is not None:")
         key = f"{self.source.source}.time" if self.base else self._key("time")
-        put(f"        time = settle_time(raw_time, time, received_ms, when, {key!r}, {strict}, {received})")
+        given = f"None if raw_time in {tuple(self.source.absent)!r} else raw_time" if self.source.absent else "raw_time"
+        put(f"        time = settle_time({given}, time, received_ms, when, {key!r}, {strict}, {received})")
         put("    original_time = raw_time")
         put("    if original_time.__class__ is not str and original_time is not None:")
         # A number stays where it was: to write it out as text takes longer than to keep it.
@@ -349,7 +352,8 @@ class RuleWriter:
             put(f"{indent}if {' and '.join(tests)}:")
             texts = [f"{name} if {name}.__class__ is str else key_text({name}, {rule!r})" for name in names]
             if len(names) == 1:
-                put(f"{indent}    correlation = {texts[0]}")
+                # A conversion looks at the value itself, and finds nothing in one that it cannot take.
+                put(f"{indent}    correlation = {names[0] if key.as_ else texts[0]}")
             else:
                 joined = ":".join(f"{{{text}}}" for text in texts)
                 put(
@@ -358,7 +362,9 @@ class RuleWriter:
                     else f'{indent}    correlation = f"{joined}"'
                 )
             if key.as_ is not None:
-                memo = f"MEMO_{key.as_}.get(correlation) or " if CONVERSIONS[key.as_].memo else ""
+                memo = ""
+                if CONVERSIONS[key.as_].memo:
+                    memo = f"correlation.__class__ is str and MEMO_{key.as_}.get(correlation) or "
                 put(f"{indent}    correlation = {memo}as_{key.as_}(correlation)")
         put("    if not correlation:")
         put("        correlation = uid")
@@ -379,7 +385,7 @@ class RuleWriter:
                     seen.append((path, values[name], observable))
             else:
                 values[name] = self._write_inner(hints[name], path, below)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+        fields = {field.encode_name: field for field in fields_of(struct)}
         required = [name for name, field in fields.items() if field.required]
         for name in required:
             if name not in values:
@@ -445,7 +451,7 @@ class RuleWriter:
         return Value(
             expression=leaf.name,
             always=leaf.rule.default is not None and leaf.rule.unless is None,
-            text=not attribute.many and attribute.kind not in ("any", "bool", "int", "port", "time"),
+            text=not attribute.many and attribute.kind not in ("any", "bool", "float", "int", "port", "time"),
         )
 
     def _write_inner(self, hint: Any, path: str, below: dict[str, Any]) -> Value:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tidegate.telemetry.emission import Event, emit
 from tidegate.telemetry.events import (
+    BatchFailed,
+    BatchProcessed,
     BusConnected,
     BusDisconnected,
     BusReconnected,
@@ -33,6 +35,7 @@ from tidegate.telemetry.events import (
     SnapshotIgnored,
     SnapshotStored,
     StageRan,
+    SubscriptionWaiting,
     TableRefused,
     TablesReplaced,
     TierRecovered,
@@ -43,6 +46,8 @@ from tidegate.telemetry.process import Telemetry, setup
 from tidegate.telemetry.spans import Span, inject, span
 
 __all__ = [
+    "BatchFailed",
+    "BatchProcessed",
     "BusConnected",
     "BusDisconnected",
     "BusReconnected",
@@ -74,6 +79,7 @@ __all__ = [
     "SnapshotStored",
     "Span",
     "StageRan",
+    "SubscriptionWaiting",
     "TableRefused",
     "TablesReplaced",
     "Telemetry",

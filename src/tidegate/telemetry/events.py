@@ -11,6 +11,8 @@ from tidegate.telemetry.emission import Event
 from tidegate.telemetry.metrics import counter, gauge, histogram
 
 __all__ = [
+    "BatchFailed",
+    "BatchProcessed",
     "BusConnected",
     "BusDisconnected",
     "BusReconnected",
@@ -40,6 +42,7 @@ __all__ = [
     "SnapshotIgnored",
     "SnapshotStored",
     "StageRan",
+    "SubscriptionWaiting",
     "TableRefused",
     "TablesReplaced",
     "TierRecovered",
@@ -344,6 +347,47 @@ class EffectFailed(Event, frozen=True, kw_only=True):
     cell: str
     id: str
     error: str
+
+
+class BatchProcessed(Event, frozen=True, kw_only=True):
+    """A handler of a subscription has returned; `events` are those of its batch, 0 when it failed."""
+
+    tag = "batch.processed"
+    text = "batch processed"
+    level = "debug"
+    metrics = (
+        counter("subscription_events", "Events processed", amount="events", labels=("subscription",)),
+        histogram("subscription_batch", "One call of a handler", labels=("subscription",)),
+    )
+    subscription: str
+    events: int
+    seconds: float
+
+
+class BatchFailed(Event, frozen=True, kw_only=True):
+    """A handler of a subscription has failed, or was too slow; `next` is what the policy says."""
+
+    tag = "batch.failed"
+    text = "batch failed"
+    level = "warning"
+    metrics = (counter("subscription_failures", "Failed calls of a handler", labels=("subscription",)),)
+    subscription: str
+    at: str
+    error: str
+    attempt: int
+    next: str
+
+
+class SubscriptionWaiting(Event, frozen=True, kw_only=True):
+    """A member of a subscription can do nothing at the moment, and tries again."""
+
+    tag = "subscription.waiting"
+    text = "subscription waiting"
+    level = "warning"
+    metrics = (counter("subscription_waits", "Troubles that were waited out", labels=("subscription",)),)
+    subscription: str
+    error: str
+    retry_in_seconds: float
 
 
 class SnapshotStored(Event, frozen=True, kw_only=True):

@@ -3,7 +3,8 @@
 Invariant: every event gets a document that MongoDB takes, and comes back from it as the same JSON value.
 
 What BSON or the server cannot hold (an integer beyond 64 bits signed, NUL in a key, nesting beyond 100 levels, 16 MB,
-a field with one of our own names) is changed in that one document only, with the JSON itself beside it as `_raw`.
+a field with one of our own names) is changed in that one document only, with the JSON itself beside it as `_raw`. So is
+the JSON of an event that would not come back byte by byte; the pipeline writes none such.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any
 import bson
 import msgspec
 import zstandard
+from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
 from bson.raw_bson import RawBSONDocument
 
 from tidegate.head import EventHead, decode_heads, record_id, seen_in
 from tidegate.projection import Recorded
 
-__all__ = ["documents_of", "json_of"]
+__all__ = ["crc_of", "documents_of", "json_of"]
 
 OURS = frozenset({"_id", "_crc", "_at", "_seen", "_raw"})
 # https://www.mongodb.com/docs/manual/reference/limits/: 100 levels, 16 MiB; some room is left for our own fields.
@@ -30,6 +32,7 @@ MAX_LEVELS = 90
 MAX_BYTES = 15 * 1024 * 1024
 MAX_SEEN_OF_OVERSIZED = 1000
 
+_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _DECODE = msgspec.json.Decoder().decode
 # The driver returns 64-bit integers as Int64, a subclass of int that msgspec does not know.
 _ENCODE = msgspec.json.Encoder(enc_hook=int).encode
@@ -59,16 +62,34 @@ def json_of(document: dict[str, Any]) -> bytes:
     return _ENCODE({key: value for key, value in document.items() if key not in OURS})
 
 
+def crc_of(document: dict[str, Any]) -> int:
+    """The CRC-32 of the event's JSON in the log, if all of the document is as it was written; else something else."""
+    try:
+        line = json_of(document)
+        (head,) = decode_heads([line])
+    except (zstandard.ZstdError, msgspec.MsgspecError, TypeError, ValueError):
+        return -1
+    crc = zlib.crc32(line)
+    if "_raw" in document:
+        ours = {"_id": document["_id"], "_crc": crc, "_at": document.get("_at"), "_seen": sorted(seen_in(head))}
+        written = bson.decode(_encode(line, head, ours), _AWARE)
+        intact = {**written, "_raw": None} == {**document, "_raw": None}
+    else:
+        intact = document.get("_crc") == crc and document.get("_seen") == sorted(seen_in(head))
+    return crc if intact else ~crc
+
+
 def _encode(line: bytes, head: EventHead, ours: dict[str, Any]) -> bytes:
     event = _DECODE(line)
     # The number of brackets is an upper bound of the depth, and cheap. The driver reads {"$ref": ...} as a reference.
     if OURS.isdisjoint(event) and line.count(b"{") + line.count(b"[") < MAX_LEVELS and b'"$ref"' not in line:
         try:
             encoded = bson.encode({**ours, **event})
+            same = _ENCODE(event) == line
         except (OverflowError, InvalidDocument):
             pass
         else:
-            if len(encoded) < MAX_BYTES:
+            if same and len(encoded) < MAX_BYTES:
                 return encoded
     return _encode_changed(event, line, head, ours)
 

@@ -21,7 +21,7 @@ from tidegate.errors import FencedError, FrameError, TierUnavailableError
 from tidegate.head import EventHead, decode_heads, listed, normalise, seen_in
 from tidegate.projection import Position, Record, Recorded, Tally
 from tidegate.tiers import cold_index
-from tidegate.tiers.cold_index import Content, FrameEntry, Summary
+from tidegate.tiers.cold_index import Content, FrameEntry, ObjectIndex, Summary
 from tidegate.tiers.cold_objects import ColdObjects
 
 __all__ = ["ColdTier", "Found"]
@@ -53,6 +53,8 @@ class ColdTier:
     def __init__(self, endpoint: str, settings: S3, *, generation: int = 1, timeout_seconds: float = 10.0) -> None:
         self._objects = ColdObjects(endpoint, settings, generation, timeout_seconds)
         self._known: dict[str, list[Summary]] = {}
+        self._lost: dict[tuple[str, int], dict[int, Recorded]] = {}
+        """Shard and name of a lost object -> the frames of it that are at hand."""
 
     async def open(self) -> None:
         await self._objects.open()
@@ -123,11 +125,11 @@ class ColdTier:
             async for one in self._objects.latest_first(shard):
                 yield one
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
         """Inflates every frame; one that cannot be counts as nothing."""
         found = {}
         for shard in await self.shards():
-            async for one in self.get_range(shard, first, last):
+            async for one in self._range(shard, first, last, gaps=True):
                 lines = await anyio.to_thread.run_sync(_lines, one)
                 found[one.sequence] = Tally(count=len(lines), digest=frame.digest_of(lines))
         return found
@@ -141,7 +143,10 @@ class ColdTier:
         ]
 
     async def repair(self, frames: Sequence[Recorded], extra: Sequence[int]) -> None:
-        """An object is never changed, except to become again what it was: its frames, byte by byte as logged."""
+        """An object is never changed, except to become again what it was: its frames, byte by byte as logged.
+
+        One that is lost is made again once all its frames have been given, ascending, in one call or in several.
+        """
         if extra:
             raise TierUnavailableError(self.name, f"the archive has frames that the log has not: {extra[:10]}")
         for one in frames:
@@ -152,23 +157,55 @@ class ColdTier:
         async with self._objects.reaching():
             after = await self._objects.floor(shard, one.sequence - 1)
             found = await self._objects.index(shard, after) if after is not None else None
-            entry = (
-                next((entry for entry in found[0].frames if entry.sequence == one.sequence), None) if found else None
-            )
-            if after is None or entry is None or entry.length != len(one.payload):
+            if after is None or found is None or found[0].position.sequence < one.sequence:
+                await self._gather(shard, found[0] if found else None, one)
+                return
+            entry = next((entry for entry in found[0].frames if entry.sequence == one.sequence), None)
+            if entry is None or entry.length != len(one.payload):
                 raise TierUnavailableError(
                     self.name, f"frame {one.sequence} has no place in the archive: restore the object from a backup"
                 )
             await self._objects.mend(shard, after, entry.offset, one.payload)
 
-    async def get_range(self, shard: str, first: int, last: int) -> AsyncIterator[Recorded]:
+    async def _gather(self, shard: str, before: ObjectIndex | None, one: Recorded) -> None:
+        """A frame of an object that is lost: with the last of its frames, it is made again as it was."""
+        start = before.position.sequence if before else 0
+        following = await self._objects.following(shard, start)
+        after = await self._objects.index(shard, following) if following is not None else None
+        if following is None or after is None:
+            # Nothing lies beyond it: then it is not lost, but the archive has not come to it yet.
+            return
+        # Those after it know where it ended. If none does, all that is missing there becomes one object.
+        end = next((known.last for known in after[0].before if known.after == start), following)
+        frames = self._lost.setdefault((shard, start), {})
+        frames[one.sequence] = one
+        if one.sequence < end:
+            return
+        del self._lost[shard, start]
+        content = cold_index.content_of(list(frames.values()))
+        position = (
+            before.position if before else msgspec.structs.replace(after[0].position, sequence=0, count=0, digest=0)
+        )
+        position = position.after(list(frames.values()))
+        known = await self._objects.with_those_before(shard, before.after) if before else []
+        body, _ = cold_index.build(content, start, position, known)
+        await self._objects.add(shard, start, body, position)
+
+    def get_range(self, shard: str, first: int, last: int) -> AsyncIterator[Recorded]:
         """The frames of a shard with first <= sequence <= last, ascending, without a gap, up to the archive's end."""
+        return self._range(shard, first, last, gaps=False)
+
+    async def _range(self, shard: str, first: int, last: int, *, gaps: bool) -> AsyncIterator[Recorded]:
+        """With `gaps`, lost objects are passed over; else the first one is the end."""
         async with self._objects.reaching():
             after = await self._objects.floor(shard, max(first - 1, 0))
+            if after is None and gaps:
+                after = await self._objects.following(shard, -1)
             while after is not None and after < last:
                 found = await self._objects.index(shard, after)
                 if found is None:
-                    return
+                    after = await self._objects.following(shard, after) if gaps else None
+                    continue
                 index = found[0]
                 for run in _runs([one for one in index.frames if first <= one.sequence <= last]):
                     start = run[0].offset

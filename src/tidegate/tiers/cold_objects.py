@@ -161,6 +161,11 @@ class ColdObjects:
             else:
                 return None
 
+    async def following(self, shard: str, after: int) -> int | None:
+        """The first name greater than `after`."""
+        page, _ = await self._page(shard, after)
+        return page[0] if page else None
+
     async def _page(self, shard: str, beyond: int) -> tuple[list[int], bool]:
         """The first 1,000 names greater than `beyond`, ascending, and whether there are more."""
         folder = f"{self._prefix}shard={shard}/"

@@ -24,6 +24,7 @@ and were taken in half as fast again (80,000 events/s instead of 53,000, server 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -41,11 +42,9 @@ from tidegate.errors import FencedError, TierUnavailableError
 from tidegate.frame import digest_of
 from tidegate.head import decode_heads, listed, normalise, seen_in
 from tidegate.projection import Position, Record, Recorded, Tally
+from tidegate.tiers.hot_check import BLOCK, MINUTE_MS, Check, mend_counts, mend_lists
 
 __all__ = ["HotTier", "Lookups", "MinuteCount"]
-
-MINUTE_MS = 60_000
-BLOCK = 32
 
 # Away, starting (BusyLoadingError is a ConnectionError), slow, or refusing writes: demoted, full, without its primary.
 UNAVAILABLE = (
@@ -149,6 +148,8 @@ class HotTier:
         )
         self._script = self._redis.register_script(SCRIPT)
         self._decompress = ZstdDecompressor().decompress
+        self._check: Check | None = None
+        """What the last `frames` found."""
         self.by_id = Lookups()
         self.by_key = Lookups()
 
@@ -191,20 +192,56 @@ class HotTier:
         positions = [msgspec.json.decode(one, type=Position) for one in stored]
         return Tally(count=sum(one.count for one in positions), digest=sum(one.digest for one in positions) % 2**64)
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
-        """Counted from the blocks that are there; what has expired is not."""
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
+        """Counted from the blocks that are there; what has expired is not.
+
+        With `deep` an event that its id, its lists or the counts by minute do not fit counts as another one
+        (`hot_check`), and what fits no event at all as frame 0. That takes several times as long.
+        """
         found: dict[int, Tally] = {}
-        async for sequence, _, lines in self._blocks(f"{self._prefix}b:*", first, last):
-            before = found.get(sequence, Tally(count=0, digest=0))
-            found[sequence] = Tally(count=before.count + len(lines), digest=before.digest + digest_of(lines))
-        return found
+        settings = self._settings
+        counts = settings.counts_ttl_seconds >= settings.ttl_seconds
+        check = Check(self._redis, self._prefix, settings.recent_per_key, counts=counts)
+        self._check = check if deep else None
+        async with self._reaching():
+            await check.begin()
+        async for blocks in self._blocks(f"{self._prefix}b:*", 0, sys.maxsize):
+            for sequence, _, lines in blocks:
+                before = found.get(sequence, Tally(count=0, digest=0))
+                found[sequence] = Tally(count=before.count + len(lines), digest=before.digest + digest_of(lines))
+            if deep:
+                async with self._reaching():
+                    await check.look(blocks)
+        if deep:
+            async with self._reaching():
+                await check.look_at_counts()
+        for sequence, indexes in check.wrong.items():
+            if sequence in found:
+                tally = found[sequence]
+                found[sequence] = Tally(count=tally.count, digest=tally.digest + len(indexes))
+        if check.unknown:
+            found[0] = Tally(count=0, digest=len(check.unknown))
+        return {sequence: tally for sequence, tally in found.items() if first <= sequence <= last or sequence == 0}
 
     async def records(self, sequence: int) -> list[Record]:
-        blocks = [one async for one in self._blocks(f"{self._prefix}b:{sequence}:*", sequence, sequence)]
-        return [record for _, block, lines in sorted(blocks) for record in listed(lines, block * BLOCK)]
+        """With what the last `frames` found: an event that something does not fit has another checksum."""
+        check = self._check
+        if sequence == 0:
+            return [Record(index=0, crc=0, event_id=one) for one in check.unknown] if check else []
+        wrong = check.wrong.get(sequence, set()) if check else set()
+        found = [
+            record
+            async for blocks in self._blocks(f"{self._prefix}b:{sequence}:*", sequence, sequence)
+            for _, block, lines in blocks
+            for record in listed(lines, block * BLOCK)
+        ]
+        return [
+            msgspec.structs.replace(one, crc=~one.crc) if one.index in wrong else one
+            for one in sorted(found, key=lambda one: one.index)
+        ]
 
-    async def _blocks(self, pattern: str, first: int, last: int) -> AsyncIterator[tuple[int, int, list[bytes]]]:
-        """Sequence, block and events. A damaged block counts as one event that no frame has."""
+    async def _blocks(self, pattern: str, first: int, last: int) -> AsyncIterator[list[tuple[int, int, list[bytes]]]]:
+        """Some at a time: sequence, block and events. A damaged block counts as one event that no frame has."""
         cursor, start = 0, len(self._prefix) + 2
         seen: set[bytes] = set()
         while True:
@@ -214,10 +251,8 @@ class HotTier:
                 seen.update(places)
                 wanted = [key for key, (sequence, _) in places.items() if first <= sequence <= last]
                 values = await _result(self._redis.mget(wanted)) if wanted else []
-            for key, value in zip(wanted, values, strict=True):
-                if value is not None:
-                    sequence, block = places[key]
-                    yield sequence, block, self._lines(value)
+            there = [(places[key], value) for key, value in zip(wanted, values, strict=True) if value is not None]
+            yield [(sequence, block, self._lines(value)) for (sequence, block), value in there]
             if cursor == 0:
                 return
 
@@ -228,7 +263,7 @@ class HotTier:
             return [block]
 
     async def repair(self, frames: Sequence[Recorded], extra: Sequence[int]) -> None:
-        """Blocks and ids only: lists and counts, which the frames are in already, would have them twice."""
+        """Blocks and ids anew, lists put in order, and the counts set right that the last `frames` found wrong."""
         ttl = self._settings.ttl_seconds
         for sequence in [*extra, *(one.sequence for one in frames)]:
             async with self._reaching():
@@ -241,6 +276,11 @@ class HotTier:
                 for at in range(1, 1 + 2 * values[0], 2):
                     pipeline.set(self._prefix + values[at], values[at + 1], ex=ttl)
                 await pipeline.execute()
+        async with self._reaching():
+            await mend_lists(self._redis, self._prefix, self._settings.recent_per_key, ttl, frames)
+            if self._check is not None:
+                await mend_counts(self._redis, self._prefix, self._settings.counts_ttl_seconds, self._check.counts)
+                self._check.counts = {}
 
     async def generations(self) -> list[int]:
         async with self._reaching():
@@ -300,6 +340,7 @@ class HotTier:
             MinuteCount(minute_ms=minute, class_uid=int(class_uid), severity_id=int(severity_id), count=int(count))
             for minute, fields in zip(minutes, hashes, strict=True)
             for (class_uid, severity_id), count in ((field.split(), count) for field, count in fields.items())
+            if int(count)
         ]
         return sorted(found, key=lambda one: (one.minute_ms, one.class_uid, one.severity_id))
 

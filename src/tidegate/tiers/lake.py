@@ -183,7 +183,9 @@ class LakeTier:
             self._adjust(table)
             _forget_old_snapshots(table)
         writer = uuid.uuid4().hex
-        marks = {f"{_PREFIX}{key}": str(value) for key, value in msgspec.to_builtins(new).items()} | {_WRITER: writer}
+        fields = msgspec.to_builtins(new)
+        marks = {f"{_PREFIX}{key}": str(value) for key, value in fields.items() if value is not None}
+        marks[_WRITER] = writer
         try:
             with self._reaching():
                 _append(table, *writes, marks)
@@ -211,7 +213,7 @@ class LakeTier:
                 digest += pc.sum(batch["crc"]).as_py() or 0
         return Tally(count=count, digest=digest % 2**64)
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
         """Counted from the events themselves, not from the column `crc`."""
         return await anyio.to_thread.run_sync(lambda: lake_check.frames(self._load_dataset(), first, last))
 
@@ -356,7 +358,8 @@ def _position(table: Table) -> Position | None:
     if head is None:
         return None
     for snapshot in ancestors_of(head, table.metadata):
-        values = {name: _mark(snapshot, _PREFIX + name) for name in Position.__struct_fields__}
-        if None not in values.values():
+        marks = {name: _mark(snapshot, _PREFIX + name) for name in Position.__struct_fields__}
+        values = {name: mark for name, mark in marks.items() if mark is not None}
+        if "sequence" in values:
             return msgspec.convert(values, Position, strict=False)
     raise PositionError(f"no snapshot of {'.'.join(table.name())} has a position: its rows are not from a log")

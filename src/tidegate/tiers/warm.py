@@ -17,10 +17,11 @@ A stream that was deleted and made again reuses sequences: it needs a new genera
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import anyio.to_thread
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import DESCENDING, WriteConcern
@@ -30,7 +31,7 @@ from tidegate.config import Warm
 from tidegate.errors import FencedError, QueryError, TierUnavailableError
 from tidegate.head import normalise, record_id
 from tidegate.projection import Position, Record, Recorded, Tally
-from tidegate.tiers.bsoned import documents_of, json_of
+from tidegate.tiers.bsoned import crc_of, documents_of, json_of
 
 __all__ = ["WarmTier"]
 
@@ -42,6 +43,8 @@ DUPLICATE_KEY = 11000
 INDEX_CONFLICTS = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict: MongoDB and its stand-in differ
 RUNS_CODE = frozenset({"$where", "$function", "$accumulator"})
 FIND_SECONDS = 10
+_READ = 2000
+"""Documents that are looked at together."""
 
 
 class WarmTier:
@@ -99,6 +102,7 @@ class WarmTier:
             sequence=stored["sequence"],
             count=stored["count"],
             digest=int(stored["digest"]),
+            frame_digest=int(stored["frame_digest"]) if stored.get("frame_digest") else None,
         )
 
     def project(self, frames: Sequence[Recorded]) -> list[RawBSONDocument]:
@@ -136,6 +140,7 @@ class WarmTier:
             "count": new.count,
             # Unsigned, 64 bits: more than BSON's integers hold.
             "digest": str(new.digest),
+            "frame_digest": None if new.frame_digest is None else str(new.frame_digest),
         }
         key = {"_id": self._position_id(cell)}
         if expected is None:
@@ -158,31 +163,30 @@ class WarmTier:
             return Tally(count=0, digest=0)
         return Tally(count=found[0]["count"], digest=int(found[0]["digest"]) % 2**64)
 
-    async def frames(self, first: int, last: int) -> dict[int, Tally]:
-        """Counted from the documents and the `_crc` of each, which are compared here: the server groups ten times
-        slower than it lists."""
+    async def frames(self, first: int, last: int, *, deep: bool = True) -> dict[int, Tally]:
+        """Counted from the documents themselves: one that was changed counts with another CRC (`bsoned.crc_of`)."""
         counts: Counter[int] = Counter()
         digests: Counter[int] = Counter()
-        for one in await self._within(first, last, {"_id": 1, "_crc": 1}):
-            sequence = one["_id"] >> 16
-            counts[sequence] += 1
-            digests[sequence] += one["_crc"]
+        async for records in self._within(first, last):
+            for sequence, one in records:
+                counts[sequence] += 1
+                digests[sequence] += one.crc
         return {sequence: Tally(count=count, digest=digests[sequence]) for sequence, count in counts.items()}
 
     async def records(self, sequence: int) -> list[Record]:
-        found = await self._within(sequence, sequence, {"_id": 1, "_crc": 1, "metadata.uid": 1})
-        return [
-            Record(
-                index=one["_id"] & 0xFFFF, crc=one["_crc"], event_id=str((one.get("metadata") or {}).get("uid") or "")
-            )
-            for one in sorted(found, key=lambda one: one["_id"])
-        ]
+        found = [one async for records in self._within(sequence, sequence) for _, one in records]
+        return sorted(found, key=lambda one: one.index)
 
-    async def _within(self, first: int, last: int, fields: Mapping[str, int]) -> list[dict[str, Any]]:
+    async def _within(self, first: int, last: int) -> AsyncIterator[list[tuple[int, Record]]]:
+        """The records of these frames, each with its sequence, some at a time."""
         query = {"_id": {"$gte": record_id(first, 0), "$lt": record_id(last + 1, 0)}}
-        with self._reaching():
-            found: list[dict[str, Any]] = await self._events.find(query, fields, batch_size=20_000).to_list(None)
-        return found
+        cursor = self._events.find(query, batch_size=_READ)
+        while True:
+            with self._reaching():
+                documents = await cursor.to_list(_READ)
+            if not documents:
+                return
+            yield await anyio.to_thread.run_sync(_records_of, documents)
 
     async def repair(self, frames: Sequence[Recorded], extra: Sequence[int]) -> None:
         with self._reaching():
@@ -265,6 +269,15 @@ class WarmTier:
             yield
         except UNAVAILABLE as error:
             raise TierUnavailableError(self.name, f"{type(error).__name__}: {error}") from error
+
+
+def _records_of(documents: list[dict[str, Any]]) -> list[tuple[int, Record]]:
+    found = []
+    for one in documents:
+        metadata = one.get("metadata")
+        event_id = str(metadata.get("uid") or "") if isinstance(metadata, dict) else ""
+        found.append((one["_id"] >> 16, Record(index=one["_id"] & 0xFFFF, crc=crc_of(one), event_id=event_id)))
+    return found
 
 
 def _same(stored: Position | None, expected: Position | None) -> bool:

@@ -151,11 +151,13 @@ def _read_csv(text: IO[str], path: Path, settings: IndicatorFeed, take: Take, re
 
 def _rows(text: IO[str], delimiter: str, report: Report) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV that are not empty and no comments, with the number of the line on which each ends."""
-    rows = csv.reader(text, delimiter=delimiter, skipinitialspace=True)
+    # A quote in a comment must not begin a field; an empty line in its place keeps the count of lines.
+    lines = ("\n" if line[:1] == "#" else line for line in text)
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     while True:
         try:
             for row in rows:
-                if row and row[0][:1] != "#" and any(row):
+                if row and any(row):
                     yield rows.line_num, row
         except csv.Error as error:
             # A field of more than 128 kB, for one: the reader goes on with the next row.

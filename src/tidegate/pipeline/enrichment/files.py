@@ -10,8 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import IO
 
-import pyarrow as pa
-
 from tidegate.errors import TableError
 
 __all__ = ["Report", "open_binary", "open_text", "read_all", "stem_suffix"]
@@ -49,6 +47,9 @@ def open_binary(path: Path) -> IO[bytes]:
         start = file.read(4)
     for magic, name in _MAGIC.items():
         if start.startswith(magic):
+            # Only here, as it is large: not every process has packed tables.
+            import pyarrow as pa
+
             # Arrow's readers, unlike those of zstandard, tell a stream that ends in the middle, and read what follows
             # the first frame.
             return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), name), 1 << 16)

@@ -1,7 +1,7 @@
 """Where an address is and which autonomous system it belongs to, from MMDB files.
 
 Invariant: a file is read from a copy of our own, as the one on disk may be overwritten while it is mapped into memory
-(the process would die of SIGBUS).
+(SIGBUS), and only once another process has read it without dying.
 
 Known layouts: MaxMind's (GeoIP2, GeoLite2, and DB-IP's, which follow it) and IPinfo's flat ones.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,11 @@ _LOCAL = Networks(
 """Private, loopback, link-local and multicast: no file is asked for these."""
 
 
+_CHECK_SECONDS = 120
+# ValueError: text that is not UTF-8.
+_DAMAGED = (maxminddb.InvalidDatabaseError, ValueError)
+
+
 class Geo(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is known of an address; one of both is there."""
 
@@ -49,27 +56,21 @@ class MmdbFile:
     """One MMDB file, opened."""
 
     def __init__(self, path: Path) -> None:
-        """Raises TableError when it cannot be read or is no MMDB file."""
+        """Raises TableError when it cannot be read or is no MMDB file. Takes a second for a large one."""
         try:
             descriptor, copy = tempfile.mkstemp(suffix=".mmdb")
             os.close(descriptor)
             try:
                 shutil.copyfile(path, copy)
+                _check(path, copy)
                 # MODE_AUTO takes the C extension, which maps the file into memory: it needs the name no longer.
                 self._reader = maxminddb.open_database(copy, maxminddb.MODE_AUTO)
+                self.nbytes = Path(copy).stat().st_size
             finally:
                 Path(copy).unlink()
-            self._check()
         except OSError as error:
             raise TableError(str(path), f"cannot be read: {error}") from error
-        except (maxminddb.InvalidDatabaseError, ValueError) as error:
-            raise TableError(str(path), f"is no MMDB file, or a damaged one: {error}") from error
-        self.nbytes = path.stat().st_size
-
-    def _check(self) -> None:
-        """One address is looked up, as opening reads the metadata only."""
         self._four_only = self._reader.metadata().ip_version == 4
-        self._reader.get("1.1.1.1")
 
     @property
     def nodes(self) -> int:
@@ -77,10 +78,26 @@ class MmdbFile:
         return self._reader.metadata().node_count
 
     def get(self, address: str) -> dict[str, Any]:
+        """The record, empty when there is none, or a damaged one; `address` is a valid one."""
         if self._four_only and ":" in address:
             return {}
-        record = self._reader.get(address)
+        try:
+            record = self._reader.get(address)
+        except _DAMAGED:
+            return {}
         return record if isinstance(record, dict) else {}
+
+
+def _check(path: Path, copy: str) -> None:
+    command = [sys.executable, "-I", str(Path(__file__).with_name("mmdb_check.py")), copy]
+    try:
+        checked = subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TableError(str(path), f"could not be checked in {_CHECK_SECONDS} s") from error
+    if checked.returncode != 0:
+        told = checked.stderr.strip().splitlines()
+        problem = told[-1] if checked.returncode > 0 and told else "the reader dies of it"
+        raise TableError(str(path), f"is no MMDB file, or a damaged one: {problem}")
 
 
 class GeoTable:
@@ -100,16 +117,12 @@ class GeoTable:
         key = ip_key(ip)
         if key is None:
             return None
-        if any(_LOCAL.find(key)):
+        if _LOCAL.find(key):
             return None
         address = text_of("ip", key)
-        try:
-            record = self._city.get(address) if self._city else {}
-            if self._asn:
-                record = {**record, **self._asn.get(address)}
-        except maxminddb.InvalidDatabaseError:
-            # Damaged inside; what can be read still serves.
-            return None
+        record = self._city.get(address) if self._city else {}
+        if self._asn:
+            record = {**record, **self._asn.get(address)}
         return geo_of(record)
 
 

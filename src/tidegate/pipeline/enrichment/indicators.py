@@ -21,7 +21,7 @@ from tidegate.pipeline.enrichment.compact import Index, Texts
 from tidegate.pipeline.enrichment.networks import Networks
 from tidegate.pipeline.enrichment.values import KINDS, FeedKind, Kind, network_of, text_of, to_key
 
-__all__ = ["About", "Indicator", "IndicatorTable", "Indicators"]
+__all__ = ["About", "Indicator", "IndicatorTable", "Indicators", "valid_of"]
 
 _ABOUTS_KEPT = 16_384
 _ITSELF = 129
@@ -68,6 +68,14 @@ Finder = Callable[[bytes], list[Found]]
 
 def _sure(confidence: int | None) -> int:
     return -1 if confidence is None else confidence
+
+
+def valid_of(found: tuple[Indicator, ...], now_ms: int) -> Indicator | None:
+    """The first that is still valid at `now_ms`."""
+    for indicator in found:
+        if indicator.valid_until is None or now_ms < indicator.valid_until:
+            return indicator
+    return None
 
 
 class IndicatorTable:
@@ -220,10 +228,14 @@ class Indicators:
         """The indicator for `value` that is still valid at `now_ms`: the closest, of those the surest."""
         cache = self._view.caches[kind]
         cache.lookups += 1
-        for found in cache[value]:
-            if found.valid_until is None or now_ms < found.valid_until:
-                return found
-        return None
+        return valid_of(cache[value], now_ms)
+
+    def cache(self, kind: Kind) -> Cached[tuple[Indicator, ...]]:
+        """All that fits a value of `kind`, expired or not, the best first: for loops, as a hit costs no Python call.
+
+        Take it anew for each batch, add the lookups to its `lookups`, and give what is found to `valid_of`.
+        """
+        return self._view.caches[kind]
 
     def table(self, feed: str) -> IndicatorTable | None:
         return self._view.tables.get(feed)

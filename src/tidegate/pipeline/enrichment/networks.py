@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, MutableSequence
+from collections.abc import Mapping, MutableSequence, Sequence
 
 __all__ = ["Networks"]
 
@@ -32,7 +32,7 @@ class Networks:
     def nbytes(self) -> int:
         return self._four.nbytes + self._six.nbytes
 
-    def find(self, address: bytes) -> Iterator[tuple[int, int]]:
+    def find(self, address: bytes) -> Sequence[tuple[int, int]]:
         """Length of the prefix and number of each network that has `address` (4 or 16 bytes), innermost first."""
         return (self._four if len(address) == 4 else self._six).find(address)
 
@@ -84,9 +84,13 @@ class _Family:
         each = 4 if isinstance(self._begins, array) else 52
         return (each + 4) * len(self._owners) + 9 * len(self._numbers)
 
-    def find(self, address: bytes) -> Iterator[tuple[int, int]]:
+    def find(self, address: bytes) -> Sequence[tuple[int, int]]:
         at = bisect_right(self._begins, int.from_bytes(address, "big")) - 1
         network = self._owners[at] if at >= 0 else _NONE
+        if network == _NONE:
+            return ()
+        found = []
         while network != _NONE:
-            yield self._prefixes[network], self._numbers[network]
+            found.append((self._prefixes[network], self._numbers[network]))
             network = self._parents[network]
+        return found

@@ -114,7 +114,8 @@ class Watch(Generic[T]):
 
     async def _loaded(self) -> tuple[T, float]:
         start = time.perf_counter()
-        table = await to_thread.run_sync(self._load)
+        # At shutdown nobody waits for the thread: what it loads is dropped.
+        table = await to_thread.run_sync(self._load, abandon_on_cancel=True)
         return table, time.perf_counter() - start
 
     def _put(self, table: T, seconds: float) -> None:

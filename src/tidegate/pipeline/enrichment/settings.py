@@ -99,7 +99,7 @@ class KeyedTable(_Table, frozen=True, kw_only=True):
     key: Name
     """The column that holds the address, host name, user or MAC address, or the network."""
     match: Literal["text", "cidr"] = "text"
-    """`cidr`: keys are networks, and an address finds the one with the longest prefix."""
+    """`cidr`: keys are networks or addresses in any spelling, and an address finds the one with the longest prefix."""
     fold_case: bool = True
     columns: list[str] = []
     """The columns to keep; all by default."""

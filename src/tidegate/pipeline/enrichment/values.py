@@ -28,14 +28,14 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")
 _DOMAIN = re.compile(r"[a-z0-9_][a-z0-9_.-]+\Z")
 _IP_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d{1,5}\Z")
 _FANGS = re.compile(r"\[\.\]|\(\.\)|\{\.\}|\[dot\]|\(dot\)|\[:\]|\[://\]|\[@\]|\[at\]|\(at\)", re.IGNORECASE)
-_FIRST_FANGS = ("h", "H")
+_XX = ("xx", "XX", "Xx", "xX", "**")
 _HXXP = re.compile(r"\Ah(?:xx|\*\*)p(s?)(?=:)", re.IGNORECASE)
 
 
 def refang(text: str) -> str:
     """`text` without what people write into indicators so that nobody clicks on them: `hxxp://evil[.]example`."""
-    text = _HXXP.sub(r"http\1", text)
-    return _FANGS.sub(lambda found: _fangless(found.group().lower()), text)
+    text = _FANGS.sub(lambda found: _fangless(found.group().lower()), text)
+    return _HXXP.sub(r"http\1", text)
 
 
 def _fangless(fang: str) -> str:
@@ -145,7 +145,7 @@ def key_of(kind: FeedKind | None, text: str) -> tuple[FeedKind, bytes]:
     Raises ValueError with what is wrong.
     """
     text = text.strip()
-    if text[:1] in _FIRST_FANGS or "[" in text or "(" in text or "{" in text:
+    if text[1:3] in _XX or "[" in text or "(" in text or "{" in text:
         text = refang(text)
     kind = kind or _kind_by_looks(text)
     key: bytes | None = None

@@ -1,8 +1,8 @@
 """Linux audit: all records of one event, which share `audit(time:serial)`, become one native record.
 
-Facts: a text that could hold a space, a quote or a control sign is written as upper-case hexadecimal without quotes; what
-is plain is in quotes. `?` and `(null)` stand for no value, 4294967295 for no login user. Programs put their own pairs in
-msg='...'. Behind the sign 0x1D the enriched format repeats numbers as names in upper case. EOE only ends an event.
+Facts: a text with a space, a quote or a control sign is written as upper-case hexadecimal without quotes, a plain one
+in quotes. `?` and `(null)` stand for no value, 4294967295 for no login user. Programs put their own pairs in msg='...'.
+Behind the sign 0x1D the enriched format repeats numbers as names, under keys in upper case. EOE only ends an event.
 An event whose lines are in two frames becomes two events with the same audit id, which is their correlation id.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from tidegate.errors import RecordError
+from tidegate.pipeline.lines.auditnames import CALLS, EXECVE, TYPES
 from tidegate.pipeline.lines.base import Assembled, Gathered, claim, refuse
 from tidegate.pipeline.lines.keyvalue import pairs, tokens
 from tidegate.pipeline.lines.syslog import split_header
@@ -26,28 +27,13 @@ __all__ = ["audit_key", "gather_auditd"]
 _STAMP = re.compile(r"audit\(([0-9]{1,12}\.[0-9]{1,9}):([0-9]{1,20})\):? *+")
 _HEX = re.compile(r"(?:[0-9A-F]{2})+")
 _ARGUMENT = re.compile(r"a([0-9]{1,6})(?:\[([0-9]{1,6})\])?")
-_ENCODED = frozenset(
-    "acct cmd comm cwd data dir exe file grp hostname id_name key name new_group path proctitle unit vm watch".split()
-)
+_ENCODED_KEYS = "acct cmd comm cwd data dir exe file grp hostname key name new_group path proctitle unit vm watch"
+_ENCODED = frozenset(_ENCODED_KEYS.split())
 _NOTHING = frozenset(("?", "(null)", "(none)"))
 _UNSET = frozenset(("4294967295", "-1"))
 _MAY_BE_UNSET = frozenset(("auid", "ses", "old-auid", "old-ses"))
 _DETAILS = ("EXECVE", "SOCKADDR", "PATH", "CWD", "PROCTITLE", "EOE")
 """Records that add to another one, the most telling first."""
-# (arch, syscall) of execve and execveat: x86_64, i386, aarch64.
-_EXECVE = {("c000003e", "59"), ("c000003e", "322"), ("40000003", "11"), ("c00000b7", "221"), ("c00000b7", "281")}
-# The calls of x86_64 that rules are usually about; arch/x86/entry/syscalls/syscall_64.tbl of Linux.
-_CALLS = dict(
-    each.split(":")
-    for each in (
-        "2:open 41:socket 42:connect 43:accept 44:sendto 49:bind 50:listen 56:clone 57:fork 59:execve 62:kill 76:truncate "
-        "80:chdir 82:rename 83:mkdir 84:rmdir 85:creat 86:link 87:unlink 88:symlink 90:chmod 91:fchmod 92:chown "
-        "93:fchown 101:ptrace 105:setuid 106:setgid 113:setreuid 117:setresuid 165:mount 166:umount2 175:init_module "
-        "176:delete_module 257:openat 258:mkdirat 260:fchownat 263:unlinkat 264:renameat 265:linkat 266:symlinkat "
-        "268:fchmodat 288:accept4 310:process_vm_readv 311:process_vm_writev 313:finit_module 316:renameat2 "
-        "319:memfd_create 321:bpf 322:execveat"
-    ).split()
-)
 
 
 class _Line(Struct, frozen=True):
@@ -84,7 +70,7 @@ def _read(line: str, received_ms: int) -> _Line:
     header, _ = split_header(head[:start], received_ms) if start else ({}, "")
     if not kind or kind[0] == "msg=":
         raise refuse("linux_auditd.type", "the type of the record is empty")
-    return _Line(kind[0], f"{stamp[1]}:{stamp[2]}", stamp[1], node, header, line[stamp.end() :])
+    return _Line(TYPES.get(kind[0], kind[0]), f"{stamp[1]}:{stamp[2]}", stamp[1], node, header, line[stamp.end() :])
 
 
 def _unhex(value: str) -> str:
@@ -180,15 +166,16 @@ def _call(record: dict[str, Any]) -> str | None:
     named, arch, number = record.get("SYSCALL"), record.get("arch"), record.get("syscall")
     if named.__class__ is str:
         return str(named)
-    if (arch, number) in _EXECVE:
+    if (arch, number) in EXECVE:
         return "execve"
-    return _CALLS.get(str(number)) if arch == "c000003e" else None
+    return CALLS.get(str(number)) if arch == "c000003e" else None
 
 
 def _build(lines: Sequence[_Line]) -> dict[str, Any]:
     main = min(lines, key=_rank)
     record: dict[str, Any] = _fields(main.body) if main.kind not in ("EXECVE", "SOCKADDR", "PATH") else {}
     paths: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for line in lines:
         match line.kind:
             case "EXECVE":
@@ -211,12 +198,14 @@ def _build(lines: Sequence[_Line]) -> dict[str, Any]:
             case "EOE":
                 pass
             case kind if line is not main:
-                claim(record, kind.lower(), _fields(line.body))
+                records.append({"type": kind, **_fields(line.body)})
     if paths:
         claim(record, "paths", paths)
-        name = next((each["name"] for each in paths if each.get("nametype") not in ("PARENT", None)), None)
+        name = next((each.get("name") for each in paths if each.get("nametype") not in ("PARENT", None)), None)
         if name is not None:
             claim(record, "path_name", name)
+    if records:
+        claim(record, "records", records)
     if main.kind == "SYSCALL":
         call = _call(record)
         if call is not None:

@@ -27,7 +27,7 @@ class Columns(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def split_csv(text: str) -> list[str]:
-    """The values of one row, `"` doubled inside quotes; raises RecordError for a value of more than 131,072 characters."""
+    """The values of one row, `"` doubled inside quotes; raises RecordError for a value beyond 131,072 characters."""
     try:
         rows = list(csv.reader([text]))
     except csv.Error as error:
@@ -37,7 +37,10 @@ def split_csv(text: str) -> list[str]:
 
 def csv_parser(columns: Columns | None) -> Callable[[str, int], dict[str, Any]]:
     """Reads a row, after a syslog header if there is one; values that are empty are left out."""
-    names = columns.names if columns else {}
+    names = {
+        key: [name or f"column_{place}" for place, name in enumerate(each)]
+        for key, each in (columns.names if columns else {}).items()
+    }
     by = columns.by if columns else None
 
     def parse(text: str, received_ms: int) -> dict[str, Any]:
@@ -47,10 +50,10 @@ def csv_parser(columns: Columns | None) -> Callable[[str, int], dict[str, Any]]:
             raise refuse("csv", f"a row with more columns is needed, this line has {len(values)}")
         kind = "*" if by is None else values[by]
         found = names.get(f"{kind}/{len(values)}") or names.get(kind) or names.get("*", [])
-        record: dict[str, Any] = {name: value for name, value in zip(found, values, strict=False) if value and name}
-        for place, value in enumerate(values):
-            if value and (place >= len(found) or not found[place]):
-                record[f"column_{place}"] = value
+        record: dict[str, Any] = {name: value for name, value in zip(found, values, strict=False) if value}
+        for place in range(len(found), len(values)):
+            if values[place]:
+                record[f"column_{place}"] = values[place]
         if header:
             claim(record, "syslog", header)
         return record

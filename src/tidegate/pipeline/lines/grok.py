@@ -42,6 +42,7 @@ PATTERNS: dict[str, str] = {
 
 _REFERENCE = re.compile(r"%\{([A-Za-z0-9_]+)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")
 _LITERAL = re.compile(r"[A-Za-z0-9 ,:;='\"/<>_%#@!~`&-]*")
+_NAMED = re.compile(r"\(\?P?<([A-Za-z0-9_]+)>")
 _DEEPEST = 8
 
 Grok = Callable[[str], "dict[str, str] | None"]
@@ -86,11 +87,15 @@ def _literal_start(pattern: str) -> str:
 @cache
 def compile_grok(pattern: str) -> Grok:
     """A matcher for whole texts (a `%{REST}` at its end leaves it open). Raises PatternError."""
+    expanded = _expand(pattern)
+    named = _NAMED.findall(expanded)
+    if len(set(named)) < len(named):
+        raise PatternError(f"a name is given twice: {', '.join(named)}")
     options = re2.Options()
     options.log_errors = False
     try:
         # Of bytes: for text the library computes every offset anew, which takes twice the time.
-        compiled = re2.compile(f"(?s){_expand(pattern)}".encode(), options)
+        compiled = re2.compile(f"(?s){expanded}".encode(), options)
     except re2.error as error:
         raise PatternError(error.args[0].decode("utf-8", "replace")) from error
     start = _literal_start(pattern)

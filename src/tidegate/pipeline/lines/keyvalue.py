@@ -33,7 +33,8 @@ def pairs(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     repeated: list[str] = []
     loose: list[str] = []
-    key, words = "", []
+    key = ""
+    words: list[str] = []
     for name, quoted, single, bare, word in tokens(text):
         if name:
             if words:

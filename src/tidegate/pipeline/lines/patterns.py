@@ -16,9 +16,7 @@ from tidegate.pipeline.lines.grok import Grok, compile_grok
 __all__ = ["Patterns", "compile_patterns"]
 
 
-class Patterns(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}
-):
+class Patterns(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """Which text is matched, and with what."""
 
     from_: str = "message"

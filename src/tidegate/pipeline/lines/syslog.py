@@ -14,13 +14,16 @@ from typing import Any
 
 __all__ = ["FACILITIES", "parse_syslog", "priority", "split_header", "structured_data"]
 
-FACILITIES = (
+_FACILITIES = (
     "kern user mail daemon auth syslog lpr news uucp cron authpriv ftp ntp audit alert clock "
     "local0 local1 local2 local3 local4 local5 local6 local7"
-).split()
+)
+FACILITIES = _FACILITIES.split()
 
-_PRI = re.compile(r"<([0-9]{1,3})>")
-_MONTHS = {name: number for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+# Before it, senders over TCP write the length of the message (RFC 6587).
+_PRI = re.compile(r"(?:[0-9]{1,6} )?<([0-9]{1,3})>")
+_NAMES = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
+_MONTHS = {name: number for number, name in enumerate(_NAMES.split(), 1)}
 _CLOCK = r"[0-2][0-9]:[0-5][0-9]:[0-6][0-9](?:[.,][0-9]{1,9})?"
 # `Oct 11 22:14:15`, with the year as Cisco writes it before or after the clock, and a zone that it may name.
 _BSD = re.compile(
@@ -28,11 +31,14 @@ _BSD = re.compile(
     r"(?: (?:UTC|GMT))?(?::(?= )| |$) *+"
 )
 _ISO = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)(?: |$) *+"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)"
+    r"(?: |$) *+"
 )
 # A host has none of the signs that tell a tag (`sshd[7]:`), a value (`date=`) or a list (`1,2012/04/09`).
 _HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.:/-]{0,254}+)(?<!:) +")
-_TAG = re.compile(r"([^\s:\[\]=|,]{1,128}+)(?:\[([^\]\s]{0,64}+)\])?: ?|([^\s:\[\]=|,]{1,128}+)\[([^\]\s]{0,64}+)\] ")
+_TAG = re.compile(
+    r"([^\s:\[\]=|,<>]{1,128}+)(?:\[([^\]\s]{0,64}+)\])?: ?|([^\s:\[\]=|,<>]{1,128}+)\[([^\]\s]{0,64}+)\] "
+)
 _HEADER_5424 = re.compile(r"1 (-|[0-9]{4}-\S{1,40}+) (\S{1,255}+) (\S{1,128}+) (\S{1,128}+) (\S{1,64}+) ")
 _ELEMENT = re.compile(r"\[([^\s\]=\"]{1,128}+)")
 _PARAMETER = re.compile(r' +([^\s\]="]{1,128}+)="([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
@@ -50,7 +56,7 @@ def split_header(text: str, received_ms: int) -> tuple[dict[str, Any], str]:
     """What the header says, as far as there is one (the tag of RFC 3164 is not of it), and the rest."""
     header: dict[str, Any] = {}
     at = 0
-    if text[:1] == "<" and (pri := _PRI.match(text)) is not None:
+    if (pri := _PRI.match(text)) is not None:
         header = priority(int(pri[1]))
         if header:
             at = pri.end()
@@ -93,9 +99,8 @@ def _date(month: str, day: int, year: str, received_day: int) -> str | None:
 
 
 def _rfc5424(header: dict[str, Any], found: re.Match[str], text: str) -> tuple[dict[str, Any], str]:
-    for name, value in zip(("time", "host", "app", "pid", "msgid"), found.groups(), strict=True):
-        if value != "-":
-            header[name] = value
+    names = ("time", "host", "app", "pid", "msgid")
+    header |= {name: value for name, value in zip(names, found.groups(), strict=True) if value != "-"}
     data, at = structured_data(text, found.end())
     if data:
         header["data"] = data

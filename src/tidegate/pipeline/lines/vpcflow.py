@@ -1,7 +1,7 @@
 """AWS VPC flow logs: values with spaces between, named by a header line or, without one, by the default format.
 
 Facts: flow log files in S3 begin with a header; records from CloudWatch Logs have none. The default format is version
-2 with 14 fields; `-` stands for no value (NODATA, SKIPDATA). Names are written with `_` here, as in AWS's Parquet files.
+2 with 14 fields; `-` stands for no value (NODATA, SKIPDATA). Names are written with `_` here, as in Parquet files.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from tidegate.pipeline.lines.base import Assembled, Gathered, refuse
 
 __all__ = ["DEFAULT_FIELDS", "gather_vpcflow", "is_header"]
 
-DEFAULT_FIELDS = (
+_DEFAULT = (
     "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action log-status"
-).split()
-_KNOWN = {
-    *DEFAULT_FIELDS,
-    *"vpc-id subnet-id instance-id tcp-flags type pkt-srcaddr pkt-dstaddr region az-id sublocation-type".split(),
-    *"sublocation-id pkt-src-aws-service pkt-dst-aws-service flow-direction traffic-path ecs-cluster-arn".split(),
-    *"ecs-cluster-name ecs-container-instance-arn ecs-container-instance-id ecs-container-id".split(),
-    *"ecs-second-container-id ecs-service-name ecs-task-definition-arn ecs-task-arn ecs-task-id reject-reason".split(),
-    *"resource-id encryption-status".split(),
-}
+)
+_LATER = (
+    "vpc-id subnet-id instance-id tcp-flags type pkt-srcaddr pkt-dstaddr region az-id sublocation-type sublocation-id "
+    "pkt-src-aws-service pkt-dst-aws-service flow-direction traffic-path ecs-cluster-arn ecs-cluster-name "
+    "ecs-container-instance-arn ecs-container-instance-id ecs-container-id ecs-second-container-id ecs-service-name "
+    "ecs-task-definition-arn ecs-task-arn ecs-task-id reject-reason resource-id encryption-status"
+)
+DEFAULT_FIELDS = _DEFAULT.split()
+_KNOWN = {*DEFAULT_FIELDS, *_LATER.split()}
 _NUMBERS = frozenset(("version", "srcport", "dstport", "protocol", "packets", "bytes", "start", "end", "tcp_flags"))
-_FEWEST = 4
 
 
 def is_header(line: str) -> bool:

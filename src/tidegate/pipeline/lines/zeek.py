@@ -108,15 +108,19 @@ class Header:
                 new._path = _string(value)
             case "#fields":
                 new._fields = value.split(self._separator)
+                new._set_readers()
             case "#types":
                 new._types = value.split(self._separator)
+                new._set_readers()
             case _:
                 return self
         new._places = {**self._places, name: place}
-        new._readers = [
-            (field, self._reader(kind), _is_list(kind)) for field, kind in zip(new._fields, new._types, strict=False)
-        ]
         return new
+
+    def _set_readers(self) -> None:
+        self._readers = [
+            (field, self._reader(kind), _is_list(kind)) for field, kind in zip(self._fields, self._types, strict=False)
+        ]
 
     def _reader(self, kind: str) -> Callable[[str], Any]:
         inner = kind.partition("[")[2].rstrip("]") if _is_list(kind) else kind

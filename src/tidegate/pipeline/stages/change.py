@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tidegate.pipeline import access
+from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.definition import Operation, Parse, Transform
-from tidegate.pipeline.functions import CONVERSIONS
 from tidegate.pipeline.lines.grok import PatternError, compile_grok
 from tidegate.pipeline.rules import Attribute
 from tidegate.pipeline.stages.body import Body

@@ -9,10 +9,10 @@ import msgspec
 from tidegate import tomlfile
 from tidegate.ocsf import Enrichment
 from tidegate.pipeline import access
+from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.definition import Enrich, Lookup
 from tidegate.pipeline.enrichment.library import Library as Tables
 from tidegate.pipeline.enrichment.values import Kind
-from tidegate.pipeline.functions import CONVERSIONS
 from tidegate.pipeline.stages.body import Body
 
 __all__ = ["write_enrich"]

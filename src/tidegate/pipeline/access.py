@@ -41,9 +41,11 @@ class Touched:
     """The attributes that the stages of one pipeline read, write, or change where they have a value already."""
 
     def __init__(self, reads: Iterable[str] = (), writes: Iterable[str] = (), changes: Iterable[str] = ()) -> None:
+        reads, writes, changes = frozenset(reads), frozenset(writes), frozenset(changes)
         self.writes = frozenset(path for path in writes if not _in_unmapped(path))
         self._changes = self.writes | {path for path in changes if not _in_unmapped(path)}
         self.paths = self._changes | {path for path in reads if not _in_unmapped(path)}
+        self._any = bool(reads or writes or changes)
         below: dict[str, list[str]] = {}
         for path in sorted(self.paths):
             parts = path.split(".")
@@ -55,7 +57,8 @@ class Touched:
         self._below = below
 
     def __bool__(self) -> bool:
-        return bool(self.paths)
+        """Whether stages touch anything, leftovers in `unmapped` included."""
+        return self._any
 
     def below(self, prefix: str) -> list[str]:
         """The names touched in the object at `prefix`, "" being the event."""

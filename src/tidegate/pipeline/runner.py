@@ -280,6 +280,12 @@ class Pipeline:
             letter = _dead_letter(reason, failure.stage, "", whole, frame, one.uid, one.place)
             into.dead[shard_of(one.uid, shards)].append(letter)
 
+    def mapped(self, frame: RawFrame) -> list[Any]:
+        """The events of those records of `frame` that come to the first stage, as mapping has made them."""
+        events: list[Any] = []
+        self._map_frame(frame, Outcome(1), events)
+        return events
+
     def map_one(self, frame: RawFrame) -> Any:
         """The event of the only record of `frame` as its first stage gets it, or the text of why there is none."""
         events: list[Any] = []

@@ -210,12 +210,20 @@ class Comparison(Struct, kw_only=True):
     """Attribute path -> events in which its value differs."""
     examples: list[tuple[str, dict[str, tuple[Any, Any]]]] = []
     """Some records (as text), each with what differs."""
+    recounted: int = 0
+    """Of the equal ones, those that both filter, each by another stage."""
 
 
 def compare(
-    old: Pipeline, new: Pipeline, frames: Iterable[RawFrame], *, most_examples: int = 5, ignore_version: bool = True
+    old: Pipeline,
+    new: Pipeline,
+    frames: Iterable[RawFrame],
+    *,
+    most_examples: int = 5,
+    ignore_version: bool = True,
+    by_any_filter: bool = False,
 ) -> Comparison:
-    """Runs the same records through both."""
+    """Runs the same records through both. `by_any_filter`: it does not matter which stage filters a record."""
     found = Comparison()
     for frame in frames:
         for raw, before, after in zip(frame.records, fates(old, frame), fates(new, frame), strict=True):
@@ -228,11 +236,15 @@ def compare(
             if before.outcome != after.outcome:
                 found.fates[f"{before.outcome} -> {after.outcome}"] += 1
                 differing = {"(fate)": (_said(before), _said(after))}
-            elif not differing and before.by == after.by:
+            elif not differing and (before.by, before.problem) == (after.by, after.problem):
                 found.equal += 1
                 continue
+            elif by_any_filter and before.outcome == "filtered":
+                found.equal += 1
+                found.recounted += 1
+                continue
             elif not differing:
-                differing = {"(by)": (before.by, after.by)}
+                differing = {"(by)": (_said(before), _said(after))}
             found.paths.update(differing.keys())
             if len(found.examples) < most_examples:
                 found.examples.append((raw[:2000].decode(errors="replace"), differing))

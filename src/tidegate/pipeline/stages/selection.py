@@ -79,6 +79,10 @@ class Recent:
         self._most = most
         self._first: OrderedDict[Any, tuple[str, int]] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Keys remembered."""
+        return len(self._first)
+
     def seen(self, key: Any, uid: str, time: int) -> bool:
         """Whether another event with `key` came before, at most so long ago."""
         key = repr(key) if any(part.__class__ is list for part in key) else key

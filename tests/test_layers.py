@@ -23,7 +23,8 @@ LAYERS = """
     rebuild
     verify
     tiers
-    projector intake forwarder lifecycle
+    optimising
+    projector intake forwarder lifecycle sample
     memory testing schema subscriptions
     pipeline
     entities

@@ -79,6 +79,10 @@ class Lifecycle:
         """What is known of a pipeline."""
         return self._known.get(name)
 
+    def library(self) -> Library:
+        """The rules of the folder, with the versions of pipelines that the log has in use as far as it was read."""
+        return self._with_known()
+
     def trial(self, definition: Definition | None = None) -> Pipeline:
         """The rules in use compiled once more, with `definition` in the place of the pipeline of its name.
 

@@ -11,11 +11,19 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from tests.system.harness import System, system, until
-from tidegate import subject
+from tests.system.harness import System, system, tidegate, until
+from tidegate import frame, subject
+from tidegate.actor.system import System as Entities
 from tidegate.config import Intake
-from tidegate.log import lines_of
+from tidegate.entities.pipeline import PipelineHistory, RollBack, version_of
+from tidegate.lifecycle import histories
+from tidegate.log import Log, lines_of
+from tidegate.optimising import put_into_use, watch
+from tidegate.pipeline.library import load_library
+from tidegate.pipeline.optimiser.optimise import optimise
+from tidegate.sample import newest as sampled
 
 pytestmark = pytest.mark.anyio
 
@@ -126,3 +134,84 @@ async def test_a_pipeline_through_its_life(running: System, rules: Path) -> None
     program.start()
     await program.ready()
     await until(partial(marked, running, "three"), 20, "what is in use outlives the process")
+
+
+SLOW = """
+pipeline = "slow"
+sources = ["web"]
+
+[[stage]]
+name = "label"
+type = "transform"
+[[stage.operations]]
+set = { status_detail = "concat(lower(text(unmapped.path)), ' ', replace(text(unmapped.agent), 'a', 'b'))" }
+
+[[stage]]
+name = "health"
+type = "filter"
+drop = "unmapped.path == '/health'"
+"""
+
+
+def requests(first: int, count: int, path: str = "/health") -> bytes:
+    lines = (
+        {"path": path if number % 5 else "/login", "agent": f"agent {number}"} for number in range(first, first + count)
+    )
+    return b"\n".join(map(msgspec.json.encode, lines))
+
+
+async def test_a_pipeline_is_made_quicker_and_one_that_does_otherwise_is_rolled_back(
+    running: System, rules: Path
+) -> None:
+    (rules / "slow.toml").write_text(SLOW)
+
+    async def history() -> PipelineHistory:
+        async with running.bus() as bus:
+            found = await histories(bus, Log(bus, running.declared.shards))
+            return found.get("slow", PipelineHistory())
+
+    async def defined() -> bool:
+        return bool((await history()).active)
+
+    await until(defined, 20, "the new file is in use")
+    original = (await history()).active
+    headers = {frame.CONTENT_TYPE: frame.NDJSON}
+    async with running.bus() as bus:
+        for number in range(10):
+            await bus.publish(subject.ingest("web", number % 4), requests(200 * number, 200), headers)
+        asked = asyncio.create_task(
+            tidegate(running, "pipeline", "optimise", "slow", "--activate", "--watch", "6", "--seconds", "1", "--json")
+        )
+        while not asked.done():
+            await bus.publish(subject.ingest("web", 0), requests(0, 50), headers)
+            await asyncio.sleep(0.3)
+        report = msgspec.json.decode(await asked)
+        assert report["candidate"]["proof"]["equal"] == report["records"] >= 2000
+        assert report["candidate"]["gain"]["gain"] > 0.03
+        assert report["watched"]["records"] > 0
+        assert (report["watched"]["differing"], report["watched"]["rolled_back"]) == (0, "")
+        now = await history()
+        version = now.find(now.active)
+        assert version is not None
+        assert (now.active, now.previous) == (report["candidate"]["version"], original)
+        assert (version.optimises, version.origin) == (original, "optimise")
+
+        # A candidate that was equal on the sample only: what comes later tells.
+        log = Log(bus, running.declared.shards)
+        entities = Entities(bus, log)
+        library = load_library(rules)
+        frames = [one async for one in sampled(bus, "web", 500, 2**24)]
+        await entities.ask("pipeline", "slow", RollBack("test", "to try another one"))
+        told = await asyncio.to_thread(optimise, library, "slow", frames, 0.2)
+        assert told.candidate is not None
+        text = told.candidate.text.replace("'/health'", "'/health' or unmapped.path == '/new'")
+        wrong = replace(told, candidate=replace(told.candidate, text=text, version=version_of(text)))
+        assert await put_into_use(entities, wrong, "test")
+        assert (await history()).active == version_of(text)
+        watching = asyncio.create_task(watch(bus, entities, library, wrong, 20, 2**24))
+        await asyncio.sleep(0.2)
+        await bus.publish(subject.ingest("web", 1), requests(0, 50, "/new"), headers)
+        seen = await watching
+        assert (seen.records, seen.differing) == (50, 40)
+        assert "40 of 50 records came out otherwise" in seen.rolled_back
+        assert (await history()).active == original

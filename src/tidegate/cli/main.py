@@ -37,7 +37,7 @@ COMMANDS = (
     ),
     ("rebuild", "tidegate.cli.rebuild:rebuild", "Build a read model anew beside the one that serves, and swap it in."),
     ("verify", "tidegate.cli.rebuild:verify", "Compare the read models with the log, and name what differs."),
-    ("pipeline", "tidegate.cli.pipeline:pipeline", "Try pipelines: check, run, test, explain one event, compare."),
+    ("pipeline", "tidegate.cli.pipeline:pipeline", "Try pipelines, improve them, and say which version is in use."),
     ("keys", "tidegate.cli.keys:keys", "The key file of anonymisation: add a key, list them, turn a pseudonym back."),
     ("publish", "tidegate.cli.events:publish", "Publish the lines of a file or of standard input."),
     ("tail", "tidegate.cli.events:tail", "Show live events readably."),

@@ -1,7 +1,7 @@
 """What the parts of a pipeline cost on records, and which of two pipelines takes less time on the same ones.
 
-Invariant: all times are CPU time of this thread, in microseconds; what else the machine does is not counted, and what it
-does to the caches is met by medians of several rounds and by taking turns.
+Invariant: all times are CPU time of this thread, in microseconds; what else the machine does is not counted, and what
+it does to the caches is met by medians of several rounds and by taking turns.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from tidegate.pipeline.optimiser.rewrite import rewrite
 from tidegate.pipeline.runner import Pipeline, RawFrame
 from tidegate.pipeline.trial import Comparison, compare, run_case
 
-__all__ = ["LEAST_GAIN", "Candidate", "Report", "build", "classes_of", "optimise", "prove"]
+__all__ = ["LEAST_GAIN", "Candidate", "Report", "build", "classes_of", "optimise", "prove", "takes"]
 
 LEAST_GAIN = 0.03
 """A candidate that gains less is not worth a change."""
@@ -81,7 +81,7 @@ def optimise(library: Library, name: str, frames: Sequence[RawFrame], seconds: f
     if definition is None:
         raise QueryError(f'there is no pipeline "{name}"; known are: {", ".join(sorted(library.pipelines)) or "none"}')
     pipeline = library.compile(1)
-    frames = [one for one in frames if one.records and _takes(pipeline, one, name)]
+    frames = [one for one in frames if one.records and takes(pipeline, one, name)]
     if not frames:
         raise QueryError(f'there are no records of sources that take the pipeline "{name}"')
     flow = _flow(pipeline, name)
@@ -166,6 +166,7 @@ def _flow(pipeline: Pipeline, name: str) -> Flow:
     return next(flow for flow in pipeline.flows if flow.name == name)
 
 
-def _takes(pipeline: Pipeline, frame: RawFrame, name: str) -> bool:
+def takes(pipeline: Pipeline, frame: RawFrame, name: str) -> bool:
+    """Whether the records of `frame` go through the stages of the pipeline `name`."""
     flow = pipeline.flow(frame.source)
     return flow is not None and flow.name == name

@@ -3,8 +3,8 @@
 Invariant: every change is right for all records, not only for those it was measured on; measurements only decide which
 changes are worth while. Records say nothing of what a stage would do with others.
 
-- A filter goes before a stage when it reads nothing that the stage changes, the stage remembers nothing of the events it
-  sees, and nothing of what the filter drops would have become a dead letter there: the stage cannot fail, or goes on
+- A filter goes before a stage when it reads nothing that the stage changes, the stage remembers nothing of the events
+  it sees, and nothing of what the filter drops would have become a dead letter there: the stage cannot fail, or goes on
   with the event when it does. Of two filters that drop the same event the other one may then count it.
 - Transforms that follow each other are fused when they have the same condition and the first does not change what it
   reads. They cannot fail: expressions and conversions give none for what they cannot do.
@@ -29,6 +29,7 @@ from tidegate.pipeline.definition import (
     Enrich,
     Filter,
     Parse,
+    Route,
     Stage,
     Transform,
     Validate,
@@ -40,7 +41,7 @@ from tidegate.pipeline.optimiser.measure import Measurement, Part
 
 __all__ = ["Plan", "Recommendation", "make_plan"]
 
-_PASSED_OVER = (Filter, Aggregate, Transform, Parse, Enrich, Validate)
+_PASSED_OVER = (Filter, Aggregate, Transform, Parse, Enrich, Validate, Route)
 """Types of stages that remember nothing of the events they see."""
 _DROPPED = (Filter, Validate, Transform, Parse, Enrich)
 """Types of stages that can be left out where they never do anything."""
@@ -76,12 +77,12 @@ class _Facts:
         self.stage = stage
         self.name = stage.name
         self.reads = compiled.body.reads
-        self.writes = set(compiled.body.writes)
+        self.writes = {*compiled.body.writes, *compiled.body.changes}
         if self.writes and "observables" in self.reads:
             self.writes.add("observables")
         self.policy = stage.on_error or DEFAULT_POLICIES[stage.type_name]
         self.can_fail = (
-            not isinstance(stage, Filter | Aggregate | Transform | Parse)
+            not isinstance(stage, Filter | Aggregate | Transform | Parse | Route)
             or (isinstance(stage, Parse) and stage.required)
             or part.failed > 0
         )
@@ -113,9 +114,8 @@ def _without_dead(facts: Sequence[_Facts], classes: frozenset[int], found: list[
         stage, part = one.stage, one.part
         drop = stage.drop if isinstance(stage, Filter) else ""
         impossible = next((text for text in (stage.when, drop) if text and never(text, classes)), "")
-        profiles = _profiles(one.writes) - _profiles(
-            path for other in facts if other is not one for path in other.writes
-        )
+        others = (path for other in facts if other is not one for path in other.writes)
+        profiles = _profiles(one.writes) - _profiles(others)
         if impossible and isinstance(stage, _DROPPED) and not profiles:
             text = f'"{one.name}" is left out: no source has events for which {impossible!r} is true'
             found.append(Recommendation(kind="drop", stage=one.name, text=text, done=True))

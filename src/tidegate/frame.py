@@ -26,6 +26,7 @@ __all__ = [
     "MSGPACK",
     "NDJSON",
     "SCHEMA",
+    "TENANT",
     "TEXT",
     "TRACEPARENT",
     "Codec",
@@ -42,6 +43,8 @@ SCHEMA = "Tidegate-Schema"
 COUNT = "Tidegate-Count"
 CAUSE = "Tidegate-Cause"
 DIGEST = "Tidegate-Digest"
+TENANT = "Tidegate-Tenant"
+"""Whose records the frame holds; set by edges, from who has sent them."""
 TRACEPARENT = "traceparent"
 
 JSON = "application/json"

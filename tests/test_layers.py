@@ -18,11 +18,12 @@ LAYERS = """
     app
     local
     edges
+    service
     query rederive
     rebuild
     verify
     tiers
-    projector intake lifecycle
+    auth projector intake lifecycle
     memory testing schema subscriptions
     pipeline
     entities

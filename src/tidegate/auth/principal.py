@@ -54,9 +54,7 @@ class Principal(Struct, frozen=True):
     def need_all(self, what: str) -> None:
         """Raises RefusedError for who may not see everything."""
         if self.limited:
-            raise RefusedError(
-                Code.FORBIDDEN, f"{what} covers all tenants and sources; {self.id} is limited to its own"
-            )
+            raise RefusedError(Code.FORBIDDEN, f"{what} covers all tenants and sources, and {self.id} may not see all")
 
     def sees(self, line: bytes) -> bool:
         """Whether an event, as JSON, may be shown; one that cannot be read may not."""

@@ -49,6 +49,8 @@ class Gate:
             who, tenant = principal.id, principal.tenant
             if scope is not None:
                 principal.need(scope)
+            if scope == "admin":
+                principal.need_all("administration")
             rate = self._rate(principal)
             if pause := self._buckets.wait(principal.id, rate):
                 raise RefusedError(
@@ -62,6 +64,11 @@ class Gate:
         if scope == "admin":
             self.audit.add(who, what, "allowed", peer=peer, tenant=tenant)
         return principal
+
+    async def still(self, token: str) -> None:
+        """For calls that go on: raises RefusedError once the key or token opens nothing any more."""
+        if not self.is_open:
+            await self._who(token)
 
     async def _who(self, token: str) -> Principal:
         if not token:

@@ -16,7 +16,8 @@ from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from tidegate.actor.system import System
-from tidegate.edges.http import problem
+from tidegate.auth import LOCAL
+from tidegate.edges.http import principal_of, problem
 from tidegate.entities.pipeline import KIND, Activate, Define, PipelineHistory, RollBack, version_of
 from tidegate.errors import BusUnavailableError, CommandRefusedError, ConfigError
 from tidegate.lifecycle import Lifecycle
@@ -158,18 +159,18 @@ def routes(
             await asyncio.to_thread(life.trial, definition)
         except (ConfigError, UnicodeDecodeError) as error:
             return problem(400, "Bad pipeline", str(error))
-        command = Define(text, by=request.headers.get("x-user", ""), activate=activate)
+        command = Define(text, by=_by(request), activate=activate)
         return await commanded(name, command, f"{name}-{version_of(text)}-{activate}")
 
     @post("/v1/pipelines/{name:str}/versions/{version:str}/activate", status_code=202)
     async def activate_version(name: str, version: str, request: Request[Any, Any, Any]) -> Response[Any]:
         """Use a version that was defined before, within seconds, in every process."""
-        return await commanded(name, Activate(version, by=request.headers.get("x-user", "")))
+        return await commanded(name, Activate(version, by=_by(request)))
 
     @post("/v1/pipelines/{name:str}/rollback", status_code=202)
     async def roll_back(name: str, request: Request[Any, Any, Any]) -> Response[Any]:
         """Go back to the version before."""
-        return await commanded(name, RollBack(by=request.headers.get("x-user", "")))
+        return await commanded(name, RollBack(by=_by(request)))
 
     @post("/v1/pipelines/try", status_code=200)
     async def dry_run(data: Trial) -> Response[Any]:
@@ -194,3 +195,9 @@ def routes(
         return Response(Outcomes(fates=found, steps=steps))
 
     return [list_pipelines, show, metrics, define, activate_version, roll_back, dry_run]
+
+
+def _by(request: Request[Any, Any, Any]) -> str:
+    """Who asks: what the key says, and only where there are no keys what the request says."""
+    principal = principal_of(request)
+    return request.headers.get("x-user", "") if principal is LOCAL else principal.id

@@ -143,11 +143,10 @@ class ServiceDriver:
 
     async def status(self, key: str) -> dict[str, Any] | Refused:
         try:
-            return msgspec.to_builtins(  # type: ignore[no-any-return]
-                await self._service.status(await self._enter(key, None))
-            )
+            told = await self._service.status(await self._enter(key, None))
         except RefusedError as error:
             return Refused(error.code.value, error.problem)
+        return msgspec.json.decode(msgspec.json.encode(told))  # type: ignore[no-any-return]
 
     @contextlib.asynccontextmanager
     async def subscribe(
@@ -274,7 +273,11 @@ class RestDriver:
     async def subscribe(
         self, key: str, start: str = "now", source: str = "", types: tuple[str, ...] = ()
     ) -> AsyncIterator[Reader | Refused]:
-        query: list[tuple[str, str]] = [("start", start), ("source", source), *(("types", one) for one in types)]
+        query: list[tuple[str, str | int | float | bool | None]] = [
+            ("start", start),
+            ("source", source),
+            *(("types", one) for one in types),
+        ]
         async with self._client.stream(
             "GET", f"{self._world.ingest_url}/v1/stream", params=query, headers=self._headers(key)
         ) as answer:

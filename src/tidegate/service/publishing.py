@@ -140,6 +140,9 @@ class Publishing:
         call = _Call(principal, source, key, trace)
         codec = _BY_LINES.get(content_type.split(";", 1)[0].strip().lower())
         try:
+            if isinstance(body, bytes) and codec is not None and len(body) > MAX_RECORD_BYTES:
+                # As if it came in parts, so that the frames of a repeated body do not depend on the edge.
+                return await self._lines(call, _once(body), codec, content_encoding)
             if not isinstance(body, bytes):
                 whole, body = await self._begin(body, codec is not None)
                 if not whole:
@@ -229,14 +232,13 @@ class Publishing:
         return await self._done(call)
 
     async def _checked(self, call: _Call, codec: str, some: Cut, check: Callable[[bytes], str | None]) -> None:
-        for index in some.long:
-            call.refuse(index, f"the record has more than {MAX_RECORD_BYTES} bytes")
         records = some.records
         reasons = [check(record) for record in records]
-        if any(reasons):
-            for index, reason in zip(some.indices, reasons, strict=True):
-                if reason:
-                    call.refuse(index, reason)
+        if any(reasons) or some.long:
+            bad = [(index, f"the record has more than {MAX_RECORD_BYTES} bytes") for index in some.long]
+            bad += [(index, reason) for index, reason in zip(some.indices, reasons, strict=True) if reason]
+            for index, reason in sorted(bad):
+                call.refuse(index, reason)
             records = [record for record, reason in zip(records, reasons, strict=True) if not reason]
         if records:
             await self._send_records(call, codec, records)

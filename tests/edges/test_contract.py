@@ -13,14 +13,13 @@ import msgspec
 import pytest
 import zstandard
 
+from tests.edges.catalogue import LINES, LONG, MB, MSGPACK, NDJSON, PUBLISHED
 from tests.edges.drivers import Driver, Refused, Stored
 from tests.edges.world import GRANTS, World, until
 
 pytestmark = pytest.mark.anyio
 
 A = TypeVar("A")
-MB = 1024 * 1024
-NDJSON, JSON, TEXT, MSGPACK = "application/x-ndjson", "application/json", "text/plain", "application/msgpack"
 
 
 async def same(all_drivers: list[Driver], call: Callable[[Driver], Awaitable[A]]) -> A:
@@ -37,60 +36,6 @@ def envelope(correlation: str, **more: Any) -> bytes:
 
 def ident() -> str:
     return f"c-{uuid.uuid4().hex[:10]}"
-
-
-LONG = b'{"data":"' + b"x" * MB + b'"}'
-DEEP = b'{"data":' + b"[" * 3000 + b"]" * 3000 + b"}"
-LINES = b'{"data":1}\n{"data":2}\n'
-
-# What is sent -> how many records are stored, and which are refused, or with which code all are.
-PUBLISHED: dict[str, tuple[bytes, str, str, Stored | str]] = {
-    "one": (b'{"data":1}', JSON, "", Stored(1)),
-    "one without a type": (b'{"data":1}', "", "", Stored(1)),
-    "one over several lines": (b'{\n "data":\n 1}', JSON, "", Stored(1)),
-    "array": (b'[{"data":1},{"data":2}]', JSON, "", Stored(2)),
-    "lines": (LINES, NDJSON, "", Stored(2)),
-    "lines without a last end": (LINES.strip(), NDJSON, "", Stored(2)),
-    "lines with carriage returns": (LINES.replace(b"\n", b"\r\n"), NDJSON, "", Stored(2)),
-    "lines and blank ones": (b"\n\n" + LINES + b"  \n\n", NDJSON, "", Stored(2)),
-    "lines behind a byte order mark": (b"\xef\xbb\xbf" + LINES, NDJSON, "", Stored(2)),
-    "text": (b"May  4 10:11:14 gw sshd[8]: hello\nMay  4 10:11:15 gw sshd[8]: hello\n", TEXT, "", Stored(2)),
-    "msgpack": (msgspec.msgpack.encode([{"data": 1}, {"data": 2}]), MSGPACK, "", Stored(2)),
-    "type with parameters": (LINES, "application/x-ndjson; charset=utf-8", "", Stored(2)),
-    "type in capitals": (LINES, "Application/X-NDJSON", "", Stored(2)),
-    "gzip": (gzip.compress(LINES), NDJSON, "gzip", Stored(2)),
-    "zstd": (zstandard.compress(LINES), NDJSON, "zstd", Stored(2)),
-    "many gzip members": (gzip.compress(LINES) * 3, NDJSON, "gzip", Stored(6)),
-    "a bad one among lines": (b'{"data":1}\n{"data":\n{"data":3}\n', NDJSON, "", Stored(2, refused=(1,))),
-    "a bad one first": (b'nonsense\n{"data":3}\n', NDJSON, "", Stored(1, refused=(0,))),
-    "a long one among lines": (b'{"data":1}\n' + LONG + b"\n" + LINES, NDJSON, "", Stored(3, refused=(1,))),
-    "a long one in an array": (b"[1," + LONG + b",3]", JSON, "", Stored(2, refused=(1,))),
-    "a deep one": (b'{"data":1}\n' + DEEP, NDJSON, "", Stored(1, refused=(1,))),
-    "not a number": (b'{"data":NaN}\n{"data":1}', NDJSON, "", Stored(1, refused=(0,))),
-    "bad ones only": (b"{\n}{\n", NDJSON, "", "invalid"),
-    "one bad": (b'{"data":', JSON, "", "invalid"),
-    "single quotes": (b"{'data':1}", JSON, "", "invalid"),
-    "two values": (b'{"data":1}{"data":2}', JSON, "", "invalid"),
-    "nothing": (b"", NDJSON, "", "invalid"),
-    "nothing of no type": (b"", "", "", "invalid"),
-    "blank lines only": (b"\n \n\r\n", NDJSON, "", "invalid"),
-    "empty array": (b"[]", JSON, "", "invalid"),
-    "array that ends in the middle": (b'[{"data":1},', JSON, "", "invalid"),
-    "array in msgpack that ends in the middle": (b"\x92\x01", MSGPACK, "", "invalid"),
-    "a picture": (b"\x89PNG", "image/png", "", "unsupported"),
-    "a form": (b"a=1", "multipart/form-data", "", "unsupported"),
-    "a strange type": (LINES, "application/x-ndjson2", "", "unsupported"),
-    "unknown encoding": (LINES, NDJSON, "br", "unsupported"),
-    "encoding that is none": (LINES, NDJSON, "zstd", "unsupported"),
-    "gzip that is none": (LINES, NDJSON, "gzip", "unsupported"),
-    "zstd that ends in the middle": (zstandard.compress(LINES * 50)[:-4], NDJSON, "zstd", "unsupported"),
-    "gzip that ends in the middle": (gzip.compress(LINES)[:-9], NDJSON, "gzip", "unsupported"),
-    "gzip with rubbish behind": (gzip.compress(LINES) + b"rubbish", NDJSON, "gzip", "unsupported"),
-    "a bomb in one record": (zstandard.compress(b" " * (40 * MB)), JSON, "zstd", "too_large"),
-    "a bomb of one line": (zstandard.compress(b"x" * (40 * MB)), NDJSON, "zstd", "invalid"),
-    "too many in an array": (b"[" + b"1," * 50_001 + b"1]", JSON, "", "too_large"),
-    "an array over a frame": (b"[" + b" " * (5 * MB) + b"1]", JSON, "", "too_large"),
-}
 
 
 @pytest.mark.parametrize("case", PUBLISHED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ __all__ = ["Tokens"]
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures with a public key only: no `none`, and no HMAC, for which the published key would be the secret."""
+_LOOPBACK = [("http", host) for host in ("127.0.0.1", "::1", "localhost")]
 _KEPT_SECONDS = 300.0
 _AGAIN_SECONDS = 10.0
 """An unknown key id makes the keys be fetched anew, at most this often: an attacker may send any number of them."""
@@ -42,9 +44,8 @@ class Tokens:
             if not getattr(settings, name):
                 raise ConfigError(f"auth.{name}", f'is needed for mode "{settings.mode}"')
         where = str(settings.jwks)
-        if "://" in where and not where.startswith(
-            ("https://", "http://127.0.0.1", "http://[::1]", "http://localhost")
-        ):
+        parts = urllib.parse.urlsplit(where) if "://" in where else None
+        if parts and parts.scheme != "https" and (parts.scheme, parts.hostname) not in _LOOPBACK:
             raise ConfigError("auth.jwks", "must start with https://, or be a file: keys from elsewhere prove nothing")
         self._where = where
         self._settings = settings

@@ -48,6 +48,10 @@ STREAMED = "streamed"
 """In `opt` of a route: what it answers must not be collected to be compressed."""
 _HEADERS_SECONDS = 10.0
 """A connection that has not sent a request's headers by then is closed."""
+_HEADERS_BYTES = 64 * 1024
+"""Of the address and the headers of one request."""
+_DEAD_SECONDS = 60
+"""A connection whose other end takes nothing for so long, or is gone, is closed."""
 _STATUS = {
     Code.INVALID: (400, "Bad request"),
     Code.UNSUPPORTED: (415, "Unsupported"),
@@ -172,9 +176,15 @@ def application(process: Reporting, routes: Sequence[ControllerRouterHandler], g
 
 
 class _Protocol(HttpToolsProtocol):
-    """Closes connections that take their time over a request's headers: uvicorn itself waits for ever."""
+    """Bounds the time and the room that a request's headers may take: uvicorn itself waits for ever, and keeps all."""
 
     _patience: asyncio.TimerHandle | None = None
+    """There while headers are awaited."""
+    _began = False
+    """Whether a request began in the bytes that came last."""
+    _taken = 0
+    """Bytes of headers that have not ended."""
+    _too_large = False
 
     def _wait(self) -> None:
         self._hurry()
@@ -193,17 +203,43 @@ class _Protocol(HttpToolsProtocol):
         self._hurry()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        self._began = False
+        super().data_received(data)
+        if self._patience is not None and not self._began and not self.transport.is_closing():
+            self._taken += len(data)
+            if self._taken > _HEADERS_BYTES:
+                self._too_large = True
+                self.send_400_response("")
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._began, self._taken = True, 0
         self._wait()
 
     def on_headers_complete(self) -> None:
         self._hurry()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _HEADERS_BYTES:
+            self._too_large = True
+            raise httptools.HttpParserError("headers too large")
         try:
             super().on_headers_complete()
         except (UnicodeDecodeError, httptools.HttpParserInvalidURLError) as error:
             # Else the exception ends the connection without an answer.
             raise httptools.HttpParserInvalidURLError(str(error)) from error
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be parsed is answered as a problem, too, and ends the connection."""
+        if self._too_large:
+            found = problem(431, "Too large", f"address and headers have more than {_HEADERS_BYTES} bytes")
+        else:
+            found = problem(400, "Bad request", "this is no HTTP/1.1 request that can be parsed")
+        head = (
+            f"HTTP/1.1 {found.status_code} \r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(found.content)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + found.content)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -221,6 +257,11 @@ def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Linux hands these on to the connections that are accepted; elsewhere the system's own times hold.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1000)
     try:
         listener.bind((host, port))
     except OSError as error:

@@ -17,6 +17,7 @@ __all__ = ["Reason", "checking"]
 
 Reason = str
 _SKIP = msgspec.json.Decoder(Raw).decode
+_MSGPACK_SKIP = msgspec.msgpack.Decoder(Raw).decode
 _JSON_OBJECT = msgspec.json.Decoder(dict[str, Raw]).decode
 _MSGPACK_OBJECT = msgspec.msgpack.Decoder(dict[str, Raw]).decode
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError, OverflowError)
@@ -29,11 +30,13 @@ def checking(codec: str, sources: Sequence[str]) -> Callable[[bytes], Reason | N
     def readable(record: bytes) -> Reason | None:
         if len(record) > MAX_RECORD_BYTES:
             return f"the record has {len(record)} bytes, more than {MAX_RECORD_BYTES}"
-        if codec == "json":
-            try:
+        try:
+            if codec == "json":
                 _SKIP(record)
-            except _UNREADABLE as error:
-                return f"not valid JSON: {error}"[:200]
+            elif codec == "msgpack":
+                _MSGPACK_SKIP(record)
+        except _UNREADABLE as error:
+            return f"not valid {'JSON' if codec == 'json' else 'msgpack'}: {error}"[:200]
         return None
 
     def allowed(record: bytes) -> Reason | None:

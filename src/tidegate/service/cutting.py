@@ -22,8 +22,8 @@ FRAME_BYTES = 1024 * 1024
 MAX_RECORD_BYTES = 1024 * 1024
 """As for the intake, which would make a dead letter of a longer one."""
 _WINDOW_BYTES = 8 * 1024 * 1024
-_SLICE = 1024
-"""A block of zstd may be 4 bytes for 128 kB, so this much makes 32 MB at most."""
+_SLICE = 512
+"""A block of zstd may be 4 bytes for 128 kB, so this much makes 16 MB at most."""
 _STEP = 1024 * 1024
 _MAX_MEMBERS = 10_000
 
@@ -52,7 +52,7 @@ class Inflater:
         self._members = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What comes of `data`, in pieces of some MB at most. Raises FrameError for damaged data."""
+        """What comes of `data`, in pieces that take little room when cut into lines. Raises FrameError for damaged data."""
         if self._encoding in ("", "identity"):
             yield data
         elif self._encoding == "zstd":
@@ -73,7 +73,10 @@ class Inflater:
         try:
             while data:
                 self._member = self._member or self._begin()
-                yield self._member.decompress(data)
+                piece = self._member.decompress(data)
+                # A line may be one byte, and takes eight in a list.
+                for start in range(0, len(piece), _STEP):
+                    yield piece[start : start + _STEP]
                 if not self._member.eof:
                     return
                 data, self._member = self._member.unused_data, None

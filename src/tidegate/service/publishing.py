@@ -38,6 +38,8 @@ _IN_FLIGHT = 8
 """Frames of one upload that wait for their acknowledgements."""
 _MOST_LISTED = 1000
 _INLINE_BYTES = 128 * 1024
+_TURN_BYTES = 64 * 1024
+"""After so much of a stream others have their turn."""
 _CODES = {
     "content_type": Code.UNSUPPORTED,
     "content_encoding": Code.UNSUPPORTED,
@@ -216,6 +218,7 @@ class Publishing:
         inflater, cutter = Inflater(encoding), Cutter()
         check = checking(codec, call.principal.grant.sources)
         most, size, first = self._gate.most_bytes(call.principal), 0, True
+        turn = _TURN_BYTES
         async for part in body:
             for piece in inflater.feed(part):
                 if first and piece:
@@ -225,7 +228,9 @@ class Publishing:
                     raise FrameError("inflated_size", f"{call.principal.id} may send bodies of {most} bytes")
                 for some in cutter.feed(piece):
                     await self._checked(call, codec, some, check)
-                await asyncio.sleep(0)
+                if size >= turn:
+                    turn = size + _TURN_BYTES
+                    await asyncio.sleep(0)
         inflater.end()
         for some in cutter.end():
             await self._checked(call, codec, some, check)

@@ -52,7 +52,7 @@ class Inflater:
         self._members = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What comes of `data`, in pieces that take little room when cut into lines. Raises FrameError for damaged data."""
+        """What comes of `data`, in pieces that take little room as lines. Raises FrameError for damaged data."""
         if self._encoding in ("", "identity"):
             yield data
         elif self._encoding == "zstd":

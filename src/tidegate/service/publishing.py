@@ -155,7 +155,8 @@ class Publishing:
             except FrameError as error:
                 if codec is None or error.rule not in ("inflated_size", "record_count"):
                     raise
-                return await self._lines(call, _once(body), codec, content_encoding)
+            # Not within the handler: the error holds on to what was inflated.
+            return await self._lines(call, _once(body), codec, content_encoding)
         except FrameError as error:
             with contextlib.suppress(BusError, BusUnavailableError):
                 while call.waiting:

@@ -68,7 +68,7 @@ def _on_free_ports(settings: Settings, folder: Path) -> Settings:
     return replace(
         settings,
         local=Local(data_dir=str(folder), **{name: ports[name] for name in local}),
-        http=Http(**{name: ports[name] for name in http}),
+        http=replace(Http(), **{name: ports[name] for name in http}),
         auth=Auth(),
         nats=replace(settings.nats, url=None, monitor_url=None, credentials_file=None),
         redis=replace(settings.redis, url=None),

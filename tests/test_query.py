@@ -171,7 +171,7 @@ async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
 
     # Not Litestar's own test client: it runs the application in another event loop than the connections here.
     app: Any = application(Process(), rest_query.routes(service_of(world)))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://storage-manager") as one:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as one:
         yield one
 
 

@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from tests.edges.drivers import RestDriver, Stored
-from tests.edges.world import GRANTS, World, until
+from tests.edges.world import GRANTS, World, served, until
+from tidegate.auth import Gate
+from tidegate.config import Auth
 from tidegate.edges import rest_stream
 
 pytestmark = pytest.mark.anyio
@@ -109,3 +111,21 @@ async def test_streams_whose_readers_have_gone_leave_nothing_behind(edges: World
             assert answer.status_code == 200
         assert feeds() == 20
     await until(gone, "no feed is left")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:8080", "Origin": "http://127.0.0.1:3000"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+    ],
+)
+async def test_without_keys_a_web_page_of_elsewhere_reaches_nothing(
+    client: httpx.AsyncClient, headers: dict[str, str], status: int
+) -> None:
+    async with served(Gate(Auth()), []) as url:
+        assert (await client.get(f"{url}/status", headers=headers)).status_code == status

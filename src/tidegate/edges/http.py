@@ -12,6 +12,7 @@ import math
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import httptools
 import msgspec
@@ -52,6 +53,7 @@ _HEADERS_BYTES = 64 * 1024
 """Of the address and the headers of one request."""
 _DEAD_SECONDS = 60
 """A connection whose other end takes nothing for so long, or is gone, is closed."""
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _STATUS = {
     Code.INVALID: (400, "Bad request"),
     Code.UNSUPPORTED: (415, "Unsupported"),
@@ -118,11 +120,27 @@ def principal_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
     return principal
 
 
+def _from_here(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """Where there are no keys: raises RefusedError for what a web page of elsewhere has the user's browser send."""
+    for name, prefix in (("host", "//"), ("origin", "")):
+        if value := connection.headers.get(name, ""):
+            try:
+                host = urlsplit(prefix + value).hostname
+            except ValueError:
+                host = None
+            if host not in _LOOPBACK:
+                raise RefusedError(
+                    Code.FORBIDDEN, f"without keys (auth.mode) there are no requests with {name}: {value[:80]!r}"
+                )
+
+
 def _guard(gate: Gate) -> Guard:
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         scope = handler.opt.get("scope", "admin")
         if scope == ANYBODY or connection.url.path.startswith("/schema"):
             return
+        if gate.is_open:
+            _from_here(connection)
         peer = connection.client.host if connection.client else ""
         what = f"{connection.scope['method']} {handler.paths and min(handler.paths)}"  # type: ignore[typeddict-item]
         connection.state["principal"] = await gate.enter(token_of(connection), scope, what, peer)

@@ -66,6 +66,7 @@ def assert_nothing_left(folder: Path) -> None:
     "name",
     [
         "ingest",
+        "rest",
         "pipeline",
         "stages",
         "log",

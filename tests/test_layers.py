@@ -18,13 +18,14 @@ LAYERS = """
     app
     local
     edges
+    service
     privacy
     query rederive reprocess
     rebuild
     verify
     tiers
     optimising
-    projector intake forwarder lifecycle sample
+    auth projector intake forwarder lifecycle sample
     memory testing schema subscriptions
     pipeline
     entities

@@ -20,8 +20,9 @@ import pytest
 from tests.conftest import free_ports, local_settings, running
 from tests.tiers import frames
 from tidegate import streams, subject
+from tidegate.auth import Gate
 from tidegate.bus import connect
-from tidegate.config import Nats, Redis, Settings
+from tidegate.config import Auth, Nats, Redis, Settings
 from tidegate.edges import rest_query
 from tidegate.edges.http import application
 from tidegate.errors import BusUnavailableError, PositionTimeoutError, QueryError, TierUnavailableError
@@ -33,6 +34,8 @@ from tidegate.log import Log, Progress, event_messages, recorded
 from tidegate.projection import Position, ReadModel, Recorded
 from tidegate.query import Queries, TierName, parse_after, parse_time
 from tidegate.resources import folder
+from tidegate.service import Service
+from tidegate.service.publishing import Publishing
 from tidegate.subject import load_declarations
 from tidegate.tiers.cold import ColdTier
 from tidegate.tiers.hot import HotTier
@@ -149,6 +152,12 @@ async def world(here: Settings) -> AsyncIterator[World]:
         yield await opened(here, stack)
 
 
+def service_of(world: World) -> Service:
+    gate = Gate(Auth())
+    publishing = Publishing(lambda: None, gate, 4, 1, 1)
+    return Service(gate, publishing, bus=lambda: None, shards=SHARDS, kinds=(), queries=lambda: world.queries)
+
+
 @pytest.fixture
 async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
     class Process:
@@ -161,8 +170,8 @@ async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
             return {}
 
     # Not Litestar's own test client: it runs the application in another event loop than the connections here.
-    app: Any = application(Process(), rest_query.routes(lambda: world.queries))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://storage-manager") as one:
+    app: Any = application(Process(), rest_query.routes(service_of(world)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as one:
         yield one
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import os
 import signal
 import socket
@@ -29,6 +30,7 @@ from tidegate.actor.mailbox import Mailbox, shown
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.actor.pulling import PullConsumer
 from tidegate.actor.system import System, forwarding
+from tidegate.auth import Gate
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect, connect_patiently
 from tidegate.config import Settings
 from tidegate.errors import BusError, BusUnavailableError, ConfigError, TidegateError
@@ -46,10 +48,22 @@ if TYPE_CHECKING:
     from tidegate.lifecycle import Lifecycle
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
+    from tidegate.service import Service
 
-__all__ = ["TIERS", "batching", "collect_rarely", "declarations", "opened_log", "read_models", "run", "serving_models"]
+__all__ = [
+    "ENTITY_KINDS",
+    "TIERS",
+    "batching",
+    "collect_rarely",
+    "declarations",
+    "opened_log",
+    "read_models",
+    "run",
+    "serving_models",
+]
 
 TIERS = ("hot", "warm", "cold", "lake")
+ENTITY_KINDS = frozenset({"access_key", "alert", "correlation", "pipeline", "subscription", "window"})
 Rows = list[dict[str, Any]]
 _LOOK_SECONDS = 1.0
 """How often a storage-manager looks which generations serve."""
@@ -135,6 +149,7 @@ def batching(settings: Settings, tier: str) -> tuple[int, float]:
 
 def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     """The kinds of entities that the process `entities` hosts. Raises ConfigError for a window that makes no sense."""
+    from tidegate.entities.access_key import AccessKeys
     from tidegate.entities.alert import Alerts
     from tidegate.entities.budget import Budgets
     from tidegate.entities.correlation import Correlations
@@ -150,7 +165,15 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
         except msgspec.ValidationError as error:
             raise ConfigError(f"windows[{number}]", str(error)) from error
     windows += aggregates(rules_folder(settings))
-    return [Correlations(settings.correlation), Alerts(), Windows(windows), Pipelines(), Subscriptions(), Budgets()]
+    return [
+        Correlations(settings.correlation),
+        Alerts(),
+        Windows(windows),
+        Pipelines(),
+        Subscriptions(),
+        Budgets(),
+        AccessKeys(),
+    ]
 
 
 def rules_folder(settings: Settings) -> Path | None:
@@ -186,6 +209,13 @@ class Process:
         self.lifecycle: Lifecycle | None = None
         self.system: System | None = None
         self._waiting_for = "starting"
+        self.gate = Gate(settings.auth)
+        if self.gate.is_open and not _is_loopback(settings.http.host):
+            raise ConfigError(
+                "http.host",
+                f'{settings.http.host} is no loopback address, and anybody could do everything: set auth.mode = "keys"'
+                " (see `tidegate apikeys`), or leave it at 127.0.0.1",
+            )
 
     # -- what HTTP asks -----------------------------------------------------------------------------------------
 
@@ -262,7 +292,7 @@ class Process:
         # Commands that only look at read models do not wait for a web framework.
         from tidegate.edges.http import application, serving
 
-        app = application(self, self._routes())
+        app = application(self, self._routes(), self.gate)
         serve, stop = serving(app, self.settings.http.host, self._port)
         async with anyio.create_task_group() as group:
             group.start_soon(_until_signalled, group.cancel_scope, stop)
@@ -284,14 +314,10 @@ class Process:
 
     def _routes(self) -> list[ControllerRouterHandler]:
         if self.name == "event-streaming":
-            from tidegate.edges import rest_ingest
+            from tidegate.edges import rest_entities, rest_ingest, rest_stream
 
-            return rest_ingest.routes(
-                lambda: self.bus,
-                self.declared.partitions,
-                self.settings.ingest.max_frame_bytes,
-                self.settings.ingest.max_inflated_bytes,
-            )
+            service = self._service()
+            return [*rest_ingest.routes(service), *rest_stream.routes(service), *rest_entities.routes(service)]
         if self.name == "transformation-pipeline":
             from tidegate.edges import rest_pipelines
 
@@ -301,8 +327,30 @@ class Process:
             from tidegate.query import Queries
 
             self.queries = Queries(self.models, None)
-            return rest_query.routes(lambda: self.queries)
+            return rest_query.routes(self._service())
         return []
+
+    def _service(self) -> Service:
+        from tidegate.service import Service
+        from tidegate.service.publishing import Publishing
+
+        limits = self.settings.ingest
+        return Service(
+            self.gate,
+            Publishing(
+                lambda: self.bus,
+                self.gate,
+                self.declared.partitions,
+                limits.max_frame_bytes,
+                limits.max_inflated_bytes,
+            ),
+            bus=lambda: self.bus,
+            shards=self.declared.shards,
+            kinds=ENTITY_KINDS,
+            queries=lambda: self.queries,
+            not_ready=self.not_ready,
+            report=self.sections,
+        )
 
     async def _work(self) -> None:
         settings = self.settings
@@ -371,7 +419,7 @@ class Process:
                     group.start_soon(self._keep, log, tier, partial(self._projections, bus, log, tier, stack))
                 for entity in kinds:
                     group.start_soon(self._keep, log, entity.kind, partial(self._entities, bus, log, entity))
-                group.start_soon(anyio.sleep_forever)
+                group.start_soon(self.gate.follow, bus, log)
 
     def _add_intake(self, bus: Bus, log: Log, rules: Callable[[], Pipeline], partition: int) -> None:
         from tidegate.intake import KIND, IntakeWork
@@ -485,6 +533,13 @@ class Process:
             else:
                 return
             await asyncio.sleep(0.2)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 async def _until_signalled(scope: anyio.CancelScope, stop: Callable[[], None]) -> None:

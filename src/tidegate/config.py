@@ -22,6 +22,7 @@ from tidegate.errors import ConfigError
 __all__ = [
     "S3",
     "SHORT_NAMES",
+    "Auth",
     "Catalog",
     "Cold",
     "CorrelationRules",
@@ -97,6 +98,22 @@ class Http(_Table, frozen=True):
     transformation_pipeline_port: Port = 8081
     storage_manager_port: Port = 8083
     entities_port: Port = 8084
+
+
+class Auth(_Table, frozen=True):
+    """Who may come in over HTTP and the other edges."""
+
+    mode: Literal["off", "keys", "jwt", "keys+jwt"] = "off"
+    """Off: everybody may do everything, and `http.host` must be a loopback address."""
+    rate_per_second: Annotated[float, Meta(ge=0)] = 0.0
+    """Requests and published records together, of one key or token, in one process; 0: no limit."""
+    max_body_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Of one request, after inflating; 0: no limit for what can be taken in parts."""
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwks: str | None = None
+    """URL or file with the keys of the identity provider (JWKS)."""
+    jwt_tenant_claim: str = "tenant"
 
 
 class Local(_Table, frozen=True):
@@ -208,6 +225,7 @@ class Settings(_Table, frozen=True):
     s3: S3 = field(default_factory=S3)
     catalog: Catalog = field(default_factory=Catalog)
     http: Http = field(default_factory=Http)
+    auth: Auth = field(default_factory=Auth)
     local: Local = field(default_factory=Local)
     ingest: Ingest = field(default_factory=Ingest)
     intake: Intake = field(default_factory=Intake)

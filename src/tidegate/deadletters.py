@@ -91,6 +91,8 @@ class DeadLetters:
                 headers[frame.CONTENT_TYPE] = letter.content_type
             if letter.content_encoding:
                 headers[frame.CONTENT_ENCODING] = letter.content_encoding
+            if letter.tenant:
+                headers[frame.TENANT] = letter.tenant
             if letter.trace:
                 headers[frame.TRACEPARENT] = letter.trace
             ack = await self._bus.publish(

@@ -5,10 +5,13 @@ Invariant: code decides on the class and the fields of an error, never on its me
 
 from __future__ import annotations
 
+from enum import Enum
+
 __all__ = [
     "BalanceError",
     "BusError",
     "BusUnavailableError",
+    "Code",
     "CodecError",
     "CommandRefusedError",
     "ConfigError",
@@ -22,6 +25,7 @@ __all__ = [
     "QueryError",
     "RebuildError",
     "RecordError",
+    "RefusedError",
     "RuleError",
     "StageError",
     "TableError",
@@ -154,6 +158,43 @@ class CommandRefusedError(TidegateError):
         super().__init__(problem)
         self.code = code
         self.problem = problem
+
+
+class Code(Enum):
+    """Why an edge refuses a call; each edge says it in its own protocol's terms."""
+
+    INVALID = "invalid"
+    """The call makes no sense, or none of its records does."""
+    UNSUPPORTED = "unsupported"
+    """A content type or encoding that is not taken."""
+    TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"
+    """Nothing came for too long."""
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    """It is not there, or belongs to somebody else: which of them is not told."""
+    CONFLICT = "conflict"
+    """The state of an entity does not allow it."""
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+    """A server is away; the same call may be made again."""
+    TIMEOUT = "timeout"
+    """A position to wait for was not reached in time."""
+
+
+class RefusedError(TidegateError):
+    """A call over an edge is refused. `after`: seconds until it is worth another try; 0: unknown."""
+
+    def __init__(
+        self, code: Code, problem: str, *, after: float = 0.0, details: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(problem)
+        self.code = code
+        self.problem = problem
+        self.after = after
+        self.details = details or {}
+        """Further members of the answer, such as what was stored before."""
 
 
 class QueryError(TidegateError):

@@ -55,6 +55,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """Where the input is: `<stream>/<sequence>#<index>`."""
     trace: str = ""
     """The `traceparent` that came with the input."""
+    tenant: str = ""
+    """Whose input it was."""
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True, tag="dead.redriven.v1"):

@@ -30,6 +30,7 @@ __all__ = [
     "REPLACES",
     "SCHEMA",
     "SUBJECTS",
+    "TENANT",
     "TEXT",
     "TIERS",
     "TOPICS",
@@ -58,6 +59,8 @@ TOPICS = "Tidegate-Topics"
 """Kafka topics that get a copy, by a comma."""
 REPLACES = "Tidegate-Replaces"
 """Of a remade frame: the sequence of the one that it stands for."""
+TENANT = "Tidegate-Tenant"
+"""Whose records the frame holds; set by edges, from who has sent them."""
 TRACEPARENT = "traceparent"
 
 JSON = "application/json"

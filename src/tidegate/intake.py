@@ -160,7 +160,14 @@ class IntakeWork(Work):
             origin=origin,
             attempts=int(attempts) if attempts.isdigit() and len(attempts) < 6 else 1,
             trace=headers.get(frame.TRACEPARENT, ""),
+            tenant=headers.get(frame.TENANT, ""),
         )
+        if raw.tenant and not subject.valid_tenant(raw.tenant):
+            # It must not become an event of no tenant, nor of one whose name it nearly is.
+            problem = f"{raw.tenant[:80]!r} in the header {frame.TENANT} is no tenant's name"
+            raw = msgspec.structs.replace(raw, tenant="")
+            self._refuse(raw, 0, "tenant", problem, message.payload, content_type, content_encoding, outcome)
+            return len(message.payload)
         try:
             codec, records = frame.open_frame(message.payload, content_type, content_encoding, self._max_inflated)
         except FrameError as error:
@@ -206,6 +213,7 @@ class IntakeWork(Work):
             received_ms=raw.received_ms,
             origin=f"{raw.origin}#{index}",
             trace=raw.trace,
+            tenant=raw.tenant,
         )
         outcome.records += 1
         outcome.dead[subject.shard_of(letter.id, self._log.shards)].append(letter)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tidegate.tiers.lake import LakeTier
     from tidegate.tiers.lake_sql import Answer as Rows
 
-__all__ = ["Answer", "ArchiveObject", "Queries", "TierName", "parse_after", "parse_time"]
+__all__ = ["Answer", "ArchiveObject", "Queries", "TierName", "Visible", "parse_after", "parse_time"]
 
 TierName = Literal["hot", "warm", "cold", "lake"]
 
@@ -88,7 +88,9 @@ class Searchable(ReadModel, Protocol):
     ) -> list[bytes] | Found: ...
 
 
-Look = Callable[[Searchable], Awaitable["bytes | list[bytes] | Found | None"]]
+Visible = Callable[[Sequence[bytes]], list[bytes]]
+"""Leaves out the events that must not be shown."""
+Look = Callable[[Searchable], Awaitable[Answer]]
 
 
 def parse_time(text: str, now_ms: int | None = None) -> int:
@@ -167,25 +169,33 @@ class Queries:
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    async def get(self, event_id: str, tier: TierName | None = None, *, after: str | None = None) -> Answer:
+    async def get(
+        self, event_id: str, tier: TierName | None = None, *, after: str | None = None, visible: Visible | None = None
+    ) -> Answer:
         """The event with this id, or none; without `tier` from the first of hot, warm and lake that has it."""
 
-        async def look(model: Searchable) -> bytes | Found | None:
-            return await model.get(event_id)
+        async def look(model: Searchable) -> Answer:
+            return _shown(_answer(model.name, await model.get(event_id)), visible)
 
         return await self._first("get", tier, after, look)
 
     async def by_correlation(
-        self, correlation_id: str, limit: int = 100, tier: TierName | None = None, *, after: str | None = None
+        self,
+        correlation_id: str,
+        limit: int = 100,
+        tier: TierName | None = None,
+        *,
+        after: str | None = None,
+        visible: Visible | None = None,
     ) -> Answer:
         """The latest events with this correlation id; without `tier` from the first that has any.
 
-        Hot has the most recent ones only; name another tier for those before.
+        Hot has the most recent ones only; name another tier for those before. Only what is `visible` is found.
         """
         _check_limit(limit)
 
-        async def look(model: Searchable) -> list[bytes] | Found:
-            return await model.by_correlation(correlation_id, limit)
+        async def look(model: Searchable) -> Answer:
+            return await _enough(model.name, lambda some: model.by_correlation(correlation_id, some), limit, visible)
 
         return await self._first("correlation", tier, after, look)
 
@@ -198,6 +208,7 @@ class Queries:
         tier: TierName | None = None,
         *,
         after: str | None = None,
+        visible: Visible | None = None,
     ) -> Answer:
         """The latest events in which `value` was seen, with since <= event time < until.
 
@@ -206,8 +217,11 @@ class Queries:
         _check_limit(limit)
         _check_range(since_ms, until_ms)
 
-        async def look(model: Searchable) -> list[bytes] | Found:
-            return await model.by_observable(value, limit, since_ms=since_ms, until_ms=until_ms)
+        async def look(model: Searchable) -> Answer:
+            def fetch(some: int) -> Awaitable[list[bytes] | Found]:
+                return model.by_observable(value, some, since_ms=since_ms, until_ms=until_ms)
+
+            return await _enough(model.name, fetch, limit, visible)
 
         return await self._first("observable", tier, after, look)
 
@@ -222,7 +236,7 @@ class Queries:
             for served.tier in names:
                 try:
                     model = await self._reached(served.tier, wanted)
-                    answer = _answer(served.tier, await look(model))
+                    answer = await look(model)
                 except (TierUnavailableError, PositionTimeoutError) as error:
                     failure = failure or error
                     continue
@@ -429,6 +443,25 @@ def _answer(tier: str, found: bytes | list[bytes] | Found | None) -> Answer:
             return Answer(tier=tier, events=found)
         case _:
             return Answer(tier=tier, events=found.events, complete=found.complete)
+
+
+def _shown(answer: Answer, visible: Visible | None) -> Answer:
+    return answer if visible is None else msgspec.structs.replace(answer, events=visible(answer.events))
+
+
+async def _enough(
+    tier: str, fetch: Callable[[int], Awaitable[list[bytes] | Found]], limit: int, visible: Visible | None
+) -> Answer:
+    """`limit` events that are visible, if there are so many among the latest MAX_EVENTS."""
+    some = limit
+    while True:
+        found = _answer(tier, await fetch(some))
+        answer = _shown(found, visible)
+        if visible is None or len(answer.events) >= limit or len(found.events) < some:
+            return msgspec.structs.replace(answer, events=answer.events[:limit])
+        if some == MAX_EVENTS:
+            return msgspec.structs.replace(answer, complete=False)
+        some = min(some * 4, MAX_EVENTS)
 
 
 async def _archived(cold: ColdTier, since_ms: int | None, until_ms: int | None, limit: int) -> list[ArchiveObject]:

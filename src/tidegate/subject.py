@@ -43,6 +43,7 @@ __all__ = [
     "source_from",
     "valid_outside",
     "valid_source",
+    "valid_tenant",
 ]
 
 COMMAND = "COMMAND"
@@ -62,6 +63,11 @@ _SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 def valid_source(source: str) -> bool:
     """Whether `source` can be a subject token: letters, digits, `_` and `-`, at most 64."""
     return _SOURCE.fullmatch(source) is not None
+
+
+def valid_tenant(tenant: str) -> bool:
+    """Whether `tenant` can be a tenant's name: letters, digits, `_` and `-`, at most 64."""
+    return _SOURCE.fullmatch(tenant) is not None
 
 
 def ingest(source: str, partition: int) -> str:

@@ -130,8 +130,7 @@ class PullConsumer:
         config = {
             "name": self._name,
             "ack_policy": "none",
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": after + 1,
+            **self._where(after),
             "filter_subjects": self._filters,
             "inactive_threshold": 30 * 10**9,
             "mem_storage": True,
@@ -140,6 +139,10 @@ class PullConsumer:
         await self._bus.api(
             f"CONSUMER.CREATE.{self.stream}.{self._name}", {"stream_name": self.stream, "config": config}
         )
+
+    def _where(self, after: int) -> dict[str, Any]:
+        """Where a consumer begins, as JetStream says it."""
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
 
     def _body(self) -> dict[str, Any]:
         """What each pull request says besides what it asks for."""

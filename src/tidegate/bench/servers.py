@@ -1,4 +1,4 @@
-"""The servers of a benchmark: its own in a temporary folder, or those of the settings.
+"""The servers and processes of a benchmark: its own in a temporary folder, or those of the settings.
 
 Invariant: whatever was started or created here is gone when the block ends, however it ends.
 """
@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from tidegate import streams
 from tidegate.bus import STREAM_NOT_FOUND, Bus
-from tidegate.config import Local, Settings
+from tidegate.config import Auth, Http, Local, Settings
 from tidegate.errors import BusError, ConfigError
 from tidegate.local.processes import address, table
 from tidegate.local.servers import HOST
@@ -49,7 +49,7 @@ async def servers(names: Sequence[str], settings: Settings, *, external: bool) -
     folder = Path(tempfile.mkdtemp(prefix="tidegate-bench-", dir=base))
     try:
         own = _on_free_ports(settings, folder)
-        processes = [process for process in table(own, own=False) if process.name in names]
+        processes = [process for process in table(own) if process.name in names]
         async with Supervisor(own, processes, say=lambda line: None, log=lambda name, line: None).running():
             yield Place(own, f"{base} ({_file_system(base)})", False)
     finally:
@@ -58,15 +58,18 @@ async def servers(names: Sequence[str], settings: Settings, *, external: bool) -
 
 
 def _on_free_ports(settings: Settings, folder: Path) -> Settings:
-    names = [name for name in Local.__struct_fields__ if name.endswith("_port")]
+    local = [name for name in Local.__struct_fields__ if name.endswith("_port")]
+    http = [name for name in Http.__struct_fields__ if name.endswith("_port")]
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        sockets = [stack.enter_context(socket.socket()) for _ in local + http]
         for one in sockets:
             one.bind((HOST, 0))
-        ports = {name: int(one.getsockname()[1]) for name, one in zip(names, sockets, strict=True)}
+        ports = {name: int(one.getsockname()[1]) for name, one in zip(local + http, sockets, strict=True)}
     return replace(
         settings,
-        local=Local(data_dir=str(folder), **ports),
+        local=Local(data_dir=str(folder), **{name: ports[name] for name in local}),
+        http=replace(Http(), **{name: ports[name] for name in http}),
+        auth=Auth(),
         nats=replace(settings.nats, url=None, monitor_url=None, credentials_file=None),
         redis=replace(settings.redis, url=None),
         mongodb=replace(settings.mongodb, uri=None),

@@ -20,6 +20,7 @@ __all__ = ["bench"]
 
 Name = Literal[
     "ingest",
+    "rest",
     "pipeline",
     "stages",
     "log",
@@ -106,6 +107,10 @@ async def _run(name: Name, settings: Settings, events: int | None, seconds: floa
             from tidegate.bench import ingest
 
             return await ingest.run(settings, external=external, **given)
+        case "rest":
+            from tidegate.bench import rest
+
+            return await rest.run(settings, external=external, **given)
         case "pipeline":
             from tidegate.bench import pipeline
 

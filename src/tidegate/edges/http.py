@@ -1,27 +1,72 @@
 """HTTP for every process: `/metrics`, `/healthz`, `/readyz`, `/status`, and the routes that a process adds.
 
-Invariant: every error leaves as `application/problem+json` (RFC 9457) with a reason.
+Invariant: every error leaves as `application/problem+json` (RFC 9457) with a reason, and a route is served to whom the
+gate lets through: one that says no scope in `opt` needs `admin`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
+import httptools
 import msgspec
 import uvicorn
 from litestar import Litestar, Request, Response, get
 from litestar.config.compression import CompressionConfig
+from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.types import ControllerRouterHandler
+from litestar.types import ControllerRouterHandler, Guard
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidegate import telemetry
-from tidegate.errors import LocalServerError
+from tidegate.auth import Gate, Principal
+from tidegate.config import Auth
+from tidegate.errors import Code, LocalServerError, RefusedError
 
-__all__ = ["Reporting", "application", "problem", "serving"]
+__all__ = [
+    "ANYBODY",
+    "STREAMED",
+    "Reporting",
+    "application",
+    "principal_of",
+    "problem",
+    "refused",
+    "serving",
+    "token_of",
+]
+
+ANYBODY = ""
+"""The scope of routes that need no key."""
+STREAMED = "streamed"
+"""In `opt` of a route: what it answers must not be collected to be compressed."""
+_HEADERS_SECONDS = 10.0
+"""A connection that has not sent a request's headers by then is closed."""
+_HEADERS_BYTES = 64 * 1024
+"""Of the address and the headers of one request."""
+_DEAD_SECONDS = 60
+"""A connection whose other end takes nothing for so long, or is gone, is closed."""
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_STATUS = {
+    Code.INVALID: (400, "Bad request"),
+    Code.UNSUPPORTED: (415, "Unsupported"),
+    Code.TOO_LARGE: (413, "Too large"),
+    Code.TOO_SLOW: (408, "Too slow"),
+    Code.UNAUTHENTICATED: (401, "Not authenticated"),
+    Code.FORBIDDEN: (403, "Not allowed"),
+    Code.NOT_FOUND: (404, "Not found"),
+    Code.CONFLICT: (409, "Refused"),
+    Code.RATE_LIMITED: (429, "Too many requests"),
+    Code.UNAVAILABLE: (503, "Unavailable"),
+    Code.TIMEOUT: (504, "Not there yet"),
+}
 
 Sections = dict[str, list[dict[str, Any]]]
 
@@ -38,10 +83,69 @@ class Reporting(Protocol):
         """What `tidegate status` shows: title -> rows."""
 
 
-def problem(status: int, title: str, detail: str) -> Response[bytes]:
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    members: dict[str, object] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response[bytes]:
     """An RFC 9457 answer."""
-    body = msgspec.json.encode({"type": "about:blank", "title": title, "status": status, "detail": detail})
-    return Response(body, status_code=status, media_type="application/problem+json")
+    told = {"type": "about:blank", "title": title, "status": status, "detail": detail, **(members or {})}
+    return Response(
+        msgspec.json.encode(told), status_code=status, media_type="application/problem+json", headers=headers
+    )
+
+
+def refused(_: Request[Any, Any, Any], error: RefusedError) -> Response[bytes]:
+    """What HTTP says of a refusal."""
+    status, title = _STATUS[error.code]
+    headers = {}
+    if error.code is Code.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = 'Bearer realm="tidegate"'
+    if error.after:
+        headers["Retry-After"] = str(math.ceil(error.after))
+    return problem(status, title, error.problem, {"code": error.code.value, **error.details}, headers)
+
+
+def token_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """The key or token that came with a request; never in its address, which ends up in logs."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else connection.headers.get("x-api-key", "")
+
+
+def principal_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
+    """Whom the gate has let through."""
+    principal: Principal = connection.state["principal"]
+    return principal
+
+
+def _from_here(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """Where there are no keys: raises RefusedError for what a web page of elsewhere has the user's browser send."""
+    for name, prefix in (("host", "//"), ("origin", "")):
+        if value := connection.headers.get(name, ""):
+            try:
+                host = urlsplit(prefix + value).hostname
+            except ValueError:
+                host = None
+            if host not in _LOOPBACK:
+                raise RefusedError(
+                    Code.FORBIDDEN, f"without keys (auth.mode) there are no requests with {name}: {value[:80]!r}"
+                )
+
+
+def _guard(gate: Gate) -> Guard:
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        scope = handler.opt.get("scope", "admin")
+        if scope == ANYBODY or connection.url.path.startswith("/schema"):
+            return
+        if gate.is_open:
+            _from_here(connection)
+        peer = connection.client.host if connection.client else ""
+        what = f"{connection.scope['method']} {handler.paths and min(handler.paths)}"  # type: ignore[typeddict-item]
+        connection.state["principal"] = await gate.enter(token_of(connection), scope, what, peer)
+
+    return guard
 
 
 def _http_problem(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -54,20 +158,20 @@ def _http_problem(_: Request[Any, Any, Any], error: HTTPException) -> Response[b
     return problem(error.status_code, title, detail)
 
 
-def application(process: Reporting, routes: Sequence[ControllerRouterHandler]) -> Litestar:
-    """The ASGI application of a process."""
+def application(process: Reporting, routes: Sequence[ControllerRouterHandler], gate: Gate | None = None) -> Litestar:
+    """The ASGI application of a process; without a gate everybody may do everything."""
 
-    @get("/metrics", include_in_schema=False, sync_to_thread=False)
+    @get("/metrics", include_in_schema=False, sync_to_thread=False, opt={"scope": ANYBODY})
     def metrics() -> Response[bytes]:
         body, content_type = telemetry.render_metrics()
         return Response(body, media_type=content_type)
 
-    @get("/healthz", sync_to_thread=False)
+    @get("/healthz", sync_to_thread=False, opt={"scope": ANYBODY})
     def healthz() -> dict[str, str]:
         """200 while the process lives."""
         return {"status": "ok", "process": process.name}
 
-    @get("/readyz", sync_to_thread=False)
+    @get("/readyz", sync_to_thread=False, opt={"scope": ANYBODY})
     def readyz() -> Response[Any]:
         """200 while the process can do its work, else 503 with the reason."""
         reason = process.not_ready()
@@ -81,11 +185,79 @@ def application(process: Reporting, routes: Sequence[ControllerRouterHandler]) -
 
     return Litestar(
         route_handlers=[metrics, healthz, readyz, status, *routes],
-        exception_handlers={HTTPException: _http_problem},
+        guards=[_guard(gate or Gate(Auth()))],
+        exception_handlers={HTTPException: _http_problem, RefusedError: refused},
         openapi_config=OpenAPIConfig(title=f"Tidegate {process.name}", version="0.1.0"),
-        compression_config=CompressionConfig(backend="gzip", minimum_size=2048),
+        compression_config=CompressionConfig(backend="gzip", minimum_size=2048, exclude_opt_key=STREAMED),
         logging_config=None,
     )
+
+
+class _Protocol(HttpToolsProtocol):
+    """Bounds the time and the room that a request's headers may take: uvicorn itself waits for ever, and keeps all."""
+
+    _patience: asyncio.TimerHandle | None = None
+    """There while headers are awaited."""
+    _began = False
+    """Whether a request began in the bytes that came last."""
+    _taken = 0
+    """Bytes of headers that have not ended."""
+    _too_large = False
+
+    def _wait(self) -> None:
+        self._hurry()
+        self._patience = self.loop.call_later(_HEADERS_SECONDS, lambda: self.transport.close())
+
+    def _hurry(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hurry()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._began = False
+        super().data_received(data)
+        if self._patience is not None and not self._began and not self.transport.is_closing():
+            self._taken += len(data)
+            if self._taken > _HEADERS_BYTES:
+                self._too_large = True
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._began, self._taken = True, 0
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._hurry()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _HEADERS_BYTES:
+            self._too_large = True
+            raise httptools.HttpParserError("headers too large")
+        try:
+            super().on_headers_complete()
+        except (UnicodeDecodeError, httptools.HttpParserInvalidURLError) as error:
+            # Else the exception ends the connection without an answer.
+            raise httptools.HttpParserInvalidURLError(str(error)) from error
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be parsed is answered as a problem, too, and ends the connection."""
+        if self._too_large:
+            found = problem(431, "Too large", f"address and headers have more than {_HEADERS_BYTES} bytes")
+        else:
+            found = problem(400, "Bad request", "this is no HTTP/1.1 request that can be parsed")
+        head = (
+            f"HTTP/1.1 {found.status_code} \r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(found.content)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + found.content)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +275,11 @@ def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Linux hands these on to the connections that are accepted; elsewhere the system's own times hold.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1000)
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -111,7 +288,13 @@ def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine
             f"port {port} on {host} is taken ({error.strerror}); end what uses it, or set another port in [http]"
         ) from error
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, timeout_keep_alive=5
+        app,
+        http=_Protocol,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=5,
     )
     server = _Server(config)
 

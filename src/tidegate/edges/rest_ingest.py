@@ -1,79 +1,230 @@
-"""`POST /v1/events/{source}` of event-streaming: a request body is a frame, stored as it came.
+"""`POST /v1/events` of event-streaming: records of any number, stored as frames.
 
-Invariant: 202 means that the server has stored the body; whether its records are events is for the pipeline to say.
+Invariant: 202 means that every record is on disk but those listed in `refused`; whether the others become events is for
+the pipeline to say. A body that is still coming in takes a bounded amount of memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, Response, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, RequestBody
+from litestar.params import FromPath, QueryParameter
 from litestar.types import ControllerRouterHandler
+from msgspec import Struct
 
-from tidegate import frame, subject
-from tidegate.bus import Bus
-from tidegate.edges.http import problem
-from tidegate.errors import BusError, BusUnavailableError, FrameError
+from tidegate import frame
+from tidegate.edges.http import principal_of
+from tidegate.edges.shapes import problems
+from tidegate.errors import Code, RefusedError
+from tidegate.event import Envelope
+from tidegate.service import Published, Refusal, Service
 
-__all__ = ["routes"]
+__all__ = ["Stored", "routes"]
+
+_IDLE_SECONDS = 30.0
+_DEFAULT_SOURCE = "app"
+_MOST_DECLARED = 4 * 1024 * 1024
+
+_ENVELOPE = {
+    "source": "billing",
+    "event_type": "invoice.paid",
+    "correlation_id": "case-7",
+    "timestamp": "2026-05-04T10:11:12Z",
+    "data": {"user": "mira", "src_ip": "10.0.0.5"},
+}
+_LINE = msgspec.json.encode(_ENVELOPE).decode()
 
 
-def routes(
-    bus: Callable[[], Bus | None], partitions: int, max_frame_bytes: int, max_inflated_bytes: int
-) -> list[ControllerRouterHandler]:
-    """The route; `bus` gives the connection, or None while there is none."""
-    turn = itertools.count()
+class Stored(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of the records."""
 
-    @post("/v1/events/{source:str}", status_code=202, request_max_body_size=max_frame_bytes)
-    async def publish(source: str, request: Request[Any, Any, Any]) -> Response[Any]:
-        """Publish one record, an array, NDJSON, msgpack or text lines; `Content-Encoding` zstd or gzip is fine.
+    position: str
+    """Of the last frame: `INGEST/<partition>/<sequence>`, for `?after=` of queries."""
+    positions: list[str]
+    """Of every frame."""
+    records: int
+    """Stored."""
+    duplicate: bool = msgspec.field(default_factory=lambda: False)
+    """All of it had been stored before, under the same idempotency key."""
+    refused: list[Refusal] = []
+    """By index, the first thousand."""
+    refused_count: int = 0
 
-        Send `Idempotency-Key` to make a repeated request safe.
-        """
-        if not subject.valid_source(source):
-            return problem(400, "Bad source", f"{source[:80]!r} is no source name: use letters, digits, _ and -")
-        connection = bus()
-        if connection is None or not connection.connected:
-            return problem(503, "Not connected", "there is no connection to NATS; try again")
-        body = await request.body()
-        content_type = request.headers.get("content-type", "")
-        if content_type.startswith("application/x-www-form-urlencoded"):
-            content_type = ""  # curl's default for --data; let the content decide
-        encoding = request.headers.get("content-encoding", "")
-        try:
-            # Inflating up to the bound takes milliseconds of pure C, which leave the loop free in a thread.
-            _, records = await asyncio.to_thread(frame.open_frame, body, content_type, encoding, max_inflated_bytes)
-        except FrameError as error:
-            status = {"content_type": 415, "content_encoding": 415, "inflated_size": 413, "record_count": 413}.get(
-                error.rule, 400
-            )
-            return problem(status, "Unusable body", error.problem)
-        headers = {frame.COUNT: str(len(records))}
-        if content_type:
-            headers[frame.CONTENT_TYPE] = content_type
-        if encoding:
-            headers[frame.CONTENT_ENCODING] = encoding
-        if key := request.headers.get("idempotency-key"):
-            headers["Nats-Msg-Id"] = f"rest-{source}-{key}"[:256]
-        if trace := request.headers.get("traceparent"):
-            headers[frame.TRACEPARENT] = trace
-        partition = next(turn) % partitions
-        try:
-            ack = await connection.publish(subject.ingest(source, partition), body, headers)
-        except BusUnavailableError as error:
-            return problem(503, "Not stored", f"{error}; try again with the same Idempotency-Key")
-        except BusError as error:
-            return problem(400, "Refused", error.description)
-        return Response(
-            {
-                "position": f"{ack.stream}/{partition}/{ack.seq}",
-                "records": len(records),
-                "duplicate": ack.duplicate,
+
+class _Documented(Operation):
+    """Says what the body may be, which the handler reads by itself."""
+
+    def __post_init__(self) -> None:
+        events = {"oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]}
+        self.request_body = RequestBody(
+            description=(
+                "One record, an array, NDJSON, msgpack or lines of text, native or in envelopes, plain or with"
+                " Content-Encoding zstd or gzip. NDJSON and text may be of any length, and of unknown length."
+            ),
+            required=True,
+            content={
+                "application/json": OpenAPIMediaType(
+                    schema=events,  # type: ignore[arg-type]
+                    examples={
+                        "one": Example(summary="One envelope", value=_ENVELOPE),
+                        "array": Example(summary="Several", value=[_ENVELOPE, {"data": {"n": 2}}]),
+                    },
+                ),
+                "application/x-ndjson": OpenAPIMediaType(
+                    schema={"type": "string"},  # type: ignore[arg-type]
+                    examples={"lines": Example(summary="One record a line", value=f"{_LINE}\n{_LINE}\n")},
+                ),
+                "text/plain": OpenAPIMediaType(
+                    schema={"type": "string"},  # type: ignore[arg-type]
+                    examples={"syslog": Example(value="May  4 10:11:14 gw sshd[812]: Failed password for root")},
+                ),
             },
-            status_code=202,
         )
 
-    return [publish]
+
+_RESPONSES = {
+    202: ResponseSpec(
+        Stored,
+        description="On disk, but for what is listed as refused.",
+        generate_examples=False,
+        examples=[
+            Example(
+                summary="One record could not be read",
+                value={
+                    "position": "INGEST/2/1041",
+                    "positions": ["INGEST/2/1041"],
+                    "records": 999,
+                    "duplicate": False,
+                    "refused": [{"index": 17, "reason": "not valid JSON: Expected '}' (byte 88)"}],
+                    "refused_count": 1,
+                },
+            )
+        ],
+    ),
+    **problems(400, 401, 403, 408, 413, 415, 429, 503),
+}
+
+
+def routes(service: Service) -> list[ControllerRouterHandler]:
+    """The routes of publishing."""
+
+    async def publish(
+        source: str, body: bytes | AsyncIterator[bytes], request: Request[Any, Any, Any]
+    ) -> Response[Any]:
+        found = await service.publish(
+            principal_of(request),
+            source,
+            body,
+            _content_type(request),
+            request.headers.get("content-encoding", ""),
+            key=request.headers.get("idempotency-key", ""),
+            trace=request.headers.get("traceparent", ""),
+        )
+        return Response(_stored(found), status_code=202)
+
+    @post(
+        "/v1/events/{source:str}",
+        status_code=202,
+        request_max_body_size=None,
+        opt={"scope": "publish"},
+        operation_class=_Documented,
+        responses=_RESPONSES,
+        summary="Publish records of one source",
+        tags=["events"],
+    )
+    async def of_source(source: FromPath[str], request: Request[Any, Any, Any]) -> Response[Any]:
+        """Send `Idempotency-Key` to make it safe to repeat the same body within two minutes."""
+        _check_length(request)
+        return await publish(source, _chunks(request), request)
+
+    @post(
+        "/v1/events",
+        status_code=202,
+        request_max_body_size=None,
+        opt={"scope": "publish"},
+        operation_class=_Documented,
+        responses=_RESPONSES,
+        summary="Publish records; the source is in the address or in the envelopes",
+        tags=["events"],
+    )
+    async def of_any(
+        request: Request[Any, Any, Any],
+        source: Annotated[
+            str | None,
+            QueryParameter(description="Of what names none itself. Default: the only one of the key, or `app`."),
+        ] = None,
+    ) -> Response[Any]:
+        """As for one source. Of a single envelope the source is taken; of many, each goes by what it names."""
+        _check_length(request)
+        sources = principal_of(request).grant.sources
+        default = sources[0] if len(sources) == 1 else _DEFAULT_SOURCE
+        if source is not None or _content_type(request) not in ("", frame.JSON):
+            return await publish(source or default, _chunks(request), request)
+        body = b"".join([chunk async for chunk in _bounded(_chunks(request))])
+        return await publish(_source_of(body) or default, body, request)
+
+    return [of_source, of_any]
+
+
+def _stored(found: Published) -> Stored:
+    return Stored(
+        position=found.positions[-1],
+        positions=found.positions,
+        records=found.records,
+        duplicate=found.duplicates == len(found.positions),
+        refused=found.refused,
+        refused_count=found.refused_count,
+    )
+
+
+def _content_type(request: Request[Any, Any, Any]) -> str:
+    content_type = request.headers.get("content-type", "")
+    # curl's default for --data; let the content decide.
+    return "" if content_type.startswith("application/x-www-form-urlencoded") else content_type
+
+
+def _check_length(request: Request[Any, Any, Any]) -> None:
+    """Refuse at once what would be refused in the end, before it is sent."""
+    length = request.headers.get("content-length", "")
+    by_lines = "ndjson" in (kind := _content_type(request)) or "jsonl" in kind or kind.startswith("text/plain")
+    if not by_lines and length.isdecimal() and int(length) > _MOST_DECLARED:
+        raise RefusedError(Code.TOO_LARGE, f"a body of this type has at most {_MOST_DECLARED} bytes; send NDJSON")
+
+
+async def _chunks(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises RefusedError when nothing has come for long."""
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(_IDLE_SECONDS):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise RefusedError(Code.TOO_SLOW, f"nothing more of the body has come for {_IDLE_SECONDS:g} s") from None
+        if chunk is None:
+            return
+        if chunk:
+            yield chunk
+
+
+async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > _MOST_DECLARED:
+            raise RefusedError(Code.TOO_LARGE, f"a body of this type has at most {_MOST_DECLARED} bytes; send NDJSON")
+        yield chunk
+
+
+def _source_of(body: bytes) -> str:
+    """What a single envelope names; anything else is left to the pipeline, which reads every record."""
+    try:
+        envelope = msgspec.json.decode(body, type=Envelope)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return ""
+    return envelope.source or ""

@@ -12,11 +12,14 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response, get, post
+from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, RequestBody
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from tidegate.actor.system import System
-from tidegate.edges.http import problem
+from tidegate.auth import LOCAL
+from tidegate.edges.http import principal_of, problem
+from tidegate.edges.shapes import problems
 from tidegate.entities.pipeline import KIND, Activate, Define, PipelineHistory, RollBack, version_of
 from tidegate.errors import BusUnavailableError, CommandRefusedError, ConfigError
 from tidegate.lifecycle import Lifecycle
@@ -28,6 +31,26 @@ from tidegate.pipeline.trial import Fate, Step, explain, fates
 __all__ = ["routes"]
 
 _MOST_RECORDS = 1000
+_ALWAYS = (400, 401, 403, 429)
+_TAGS = ["pipelines"]
+_PIPELINE = """name = "example"
+sources = ["billing"]
+"""
+
+
+class _Documented(Operation):
+    """Says what the body is, which the handler reads by itself."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(
+            required=True,
+            content={
+                "application/toml": OpenAPIMediaType(
+                    schema={"type": "string"},  # type: ignore[arg-type]
+                    examples={"toml": Example(summary="A pipeline", value=_PIPELINE)},
+                )
+            },
+        )
 
 
 class Trial(Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +114,7 @@ def routes(
             return problem(503, "No answer", str(error))
         return Response(answer, status_code=202)
 
-    @get("/v1/pipelines", sync_to_thread=False)
+    @get("/v1/pipelines", sync_to_thread=False, responses=problems(*_ALWAYS), tags=_TAGS)
     def list_pipelines() -> list[Summary]:
         """All pipelines in use."""
         life = lifecycle()
@@ -107,7 +130,7 @@ def routes(
             for flow in flows().values()
         ]
 
-    @get("/v1/pipelines/{name:str}", sync_to_thread=False)
+    @get("/v1/pipelines/{name:str}", sync_to_thread=False, responses=problems(*_ALWAYS, 404), tags=_TAGS)
     def show(name: str) -> Response[Any]:
         """The text in use, and all versions that were defined."""
         life, flow = lifecycle(), flows().get(name)
@@ -127,7 +150,7 @@ def routes(
             }
         )
 
-    @get("/v1/pipelines/{name:str}/metrics", sync_to_thread=False)
+    @get("/v1/pipelines/{name:str}/metrics", sync_to_thread=False, responses=problems(*_ALWAYS, 404), tags=_TAGS)
     def metrics(name: str) -> Response[Any]:
         """What each stage took, passed, filtered and failed, and the time it took, in this process."""
         flow = flows().get(name)
@@ -144,7 +167,14 @@ def routes(
             )
         )
 
-    @post("/v1/pipelines/{name:str}/versions", status_code=202, request_max_body_size=256 * 1024)
+    @post(
+        "/v1/pipelines/{name:str}/versions",
+        status_code=202,
+        request_max_body_size=256 * 1024,
+        operation_class=_Documented,
+        responses=problems(*_ALWAYS, 404, 409, 413, 503),
+        tags=_TAGS,
+    )
     async def define(name: str, request: Request[Any, Any, Any], activate: bool = False) -> Response[Any]:
         """Define a version: the body is the pipeline as TOML. With `?activate=true` it is used at once."""
         life = lifecycle()
@@ -158,20 +188,30 @@ def routes(
             await asyncio.to_thread(life.trial, definition)
         except (ConfigError, UnicodeDecodeError) as error:
             return problem(400, "Bad pipeline", str(error))
-        command = Define(text, by=request.headers.get("x-user", ""), activate=activate)
+        command = Define(text, by=_by(request), activate=activate)
         return await commanded(name, command, f"{name}-{version_of(text)}-{activate}")
 
-    @post("/v1/pipelines/{name:str}/versions/{version:str}/activate", status_code=202)
+    @post(
+        "/v1/pipelines/{name:str}/versions/{version:str}/activate",
+        status_code=202,
+        responses=problems(*_ALWAYS, 404, 409, 503),
+        tags=_TAGS,
+    )
     async def activate_version(name: str, version: str, request: Request[Any, Any, Any]) -> Response[Any]:
         """Use a version that was defined before, within seconds, in every process."""
-        return await commanded(name, Activate(version, by=request.headers.get("x-user", "")))
+        return await commanded(name, Activate(version, by=_by(request)))
 
-    @post("/v1/pipelines/{name:str}/rollback", status_code=202)
+    @post(
+        "/v1/pipelines/{name:str}/rollback",
+        status_code=202,
+        responses=problems(*_ALWAYS, 404, 409, 503),
+        tags=_TAGS,
+    )
     async def roll_back(name: str, request: Request[Any, Any, Any]) -> Response[Any]:
         """Go back to the version before."""
-        return await commanded(name, RollBack(by=request.headers.get("x-user", "")))
+        return await commanded(name, RollBack(by=_by(request)))
 
-    @post("/v1/pipelines/try", status_code=200)
+    @post("/v1/pipelines/try", status_code=200, responses=problems(*_ALWAYS, 413, 503), tags=_TAGS)
     async def dry_run(data: Trial) -> Response[Any]:
         """What would become of records; nothing is stored."""
         life = lifecycle()
@@ -194,3 +234,9 @@ def routes(
         return Response(Outcomes(fates=found, steps=steps))
 
     return [list_pipelines, show, metrics, define, activate_version, roll_back, dry_run]
+
+
+def _by(request: Request[Any, Any, Any]) -> str:
+    """Who asks: what the key says, and only where there are no keys what the request says."""
+    principal = principal_of(request)
+    return request.headers.get("x-user", "") if principal is LOCAL else principal.id

@@ -6,8 +6,7 @@ Invariant: events pass through as the JSON that the read model holds; every erro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from http import HTTPStatus
+import zlib
 from typing import Annotated, Any
 
 import msgspec
@@ -15,18 +14,21 @@ from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency, Provide
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
-from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
+from litestar.types import ControllerRouterHandler
 
-from tidegate.edges.http import problem
-from tidegate.errors import BusError, BusUnavailableError, PositionTimeoutError, QueryError, TierUnavailableError
-from tidegate.query import Queries, TierName, parse_time
+from tidegate.edges.http import principal_of, refused
+from tidegate.edges.shapes import problems
+from tidegate.errors import QueryError
+from tidegate.query import TierName, parse_time
+from tidegate.service import Service, refusal
 from tidegate.tiers.hot import MinuteCount
 
-__all__ = ["Counts", "Events", "Problem", "SqlRequest", "SqlRows", "routes"]
+__all__ = ["Counts", "Events", "SqlRequest", "SqlRows", "routes"]
 
 HOUR_MS = 3_600_000
 
-Given = NamedDependency[Queries]
+Given = NamedDependency[Service]
+Asking = Request[Any, Any, Any]
 Tier = Annotated[TierName | None, QueryParameter(description="Default: the first of hot, warm, lake that has any.")]
 After = Annotated[
     str | None,
@@ -39,15 +41,6 @@ Time = Annotated[
 ]
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-
-
 class Events(msgspec.Struct, frozen=True, kw_only=True):
     tier: str
     count: int
@@ -55,6 +48,8 @@ class Events(msgspec.Struct, frozen=True, kw_only=True):
     """False when a search through the archive was ended by its limits."""
     events: list[dict[str, Any]]
     """OCSF events."""
+    next: str = ""
+    """The cursor of the page behind this one, where there is one."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,36 +72,22 @@ class SqlRows(msgspec.Struct, frozen=True, kw_only=True):
     """There were more than `max_rows`."""
 
 
-def routes(queries: Callable[[], Queries | None]) -> list[ControllerRouterHandler]:
-    """What storage-manager serves about events. `queries` returns None while there is no connection to NATS."""
-
-    def connected() -> Queries:
-        found = queries()
-        if found is None:
-            raise BusUnavailableError("there is no connection to NATS yet; try again")
-        return found
-
+def routes(service: Service) -> list[ControllerRouterHandler]:
+    """What storage-manager serves about events."""
     return [
         Router(
             "/v1",
             route_handlers=[event, events, counts, sql, positions],
-            dependencies={"queries": Provide(connected, sync_to_thread=False)},
-            exception_handlers=HANDLERS,
+            dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+            opt={"scope": "query"},
+            exception_handlers={QueryError: _of_query},
             tags=["events"],
         )
     ]
 
 
-def _problems(*codes: int) -> dict[int, ResponseSpec]:
-    return {
-        code: ResponseSpec(
-            Problem,
-            description=HTTPStatus(code).phrase,
-            generate_examples=False,
-            media_type="application/problem+json",
-        )
-        for code in codes
-    }
+def _of_query(request: Request[Any, Any, Any], error: QueryError) -> Response[bytes]:
+    return refused(request, refusal(error))
 
 
 def _ok(shape: type[Any], description: str) -> dict[int, ResponseSpec]:
@@ -122,24 +103,29 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response[bytes]
     summary="One event by its id",
     responses={
         **_ok(dict[str, Any], "The OCSF event; the header Tidegate-Tier says where it is from."),
-        **_problems(400, 404, 503, 504),
+        **problems(400, 401, 403, 404, 429, 503, 504),
     },
 )
-async def event(queries: Given, event_id: FromPath[str], tier: Tier = None, after: After = None) -> Response[bytes]:
-    answer = await queries.get(event_id, tier, after=after)
-    if not answer.events:
-        where = tier or "hot, warm and lake"
-        return problem(404, "Not found", f"there is no event {event_id!r} in {where}")
-    return _json(answer.events[0], {"Tidegate-Tier": answer.tier})
+async def event(
+    request: Asking, service: Given, event_id: FromPath[str], tier: Tier = None, after: After = None
+) -> Response[bytes]:
+    """An event may become another only when its log is rebuilt, so `If-None-Match` spares fetching it again."""
+    found, line = await service.event(principal_of(request), event_id, tier, after)
+    tag = f'"{zlib.crc32(line):08x}"'
+    headers = {"Tidegate-Tier": found, "ETag": tag, "Vary": "Authorization, X-API-Key"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(b"", status_code=304, headers=headers)
+    return _json(line, headers)
 
 
 @get(
     "/events",
     summary="Events by correlation id or by observable, latest first",
-    responses={**_ok(Events, "The events."), **_problems(400, 503, 504)},
+    responses={**_ok(Events, "The events."), **problems(400, 401, 403, 429, 503, 504)},
 )
 async def events(
-    queries: Given,
+    request: Asking,
+    service: Given,
     correlation_id: FromQuery[str | None] = None,
     observable: Annotated[str | None, QueryParameter(description="An address, a host, a user, a hash, ...")] = None,
     since: Time = None,
@@ -147,32 +133,38 @@ async def events(
     limit: FromQuery[int] = 100,
     tier: Tier = None,
     after: After = None,
+    cursor: Annotated[str, QueryParameter(description="`next` of the page before, with all else as it was.")] = "",
 ) -> Response[bytes]:
     if (correlation_id is None) == (observable is None):
         raise QueryError("give exactly one of correlation_id and observable")
+    who = principal_of(request)
     if observable is not None:
         since_ms = parse_time(since) if since else None
         until_ms = parse_time(until) if until else None
-        answer = await queries.by_observable(observable, since_ms, until_ms, limit, tier, after=after)
+        page = await service.by_observable(who, observable, since_ms, until_ms, limit, tier, cursor=cursor, after=after)
     else:
         assert correlation_id is not None
         if since or until:
             raise QueryError("since and until go with observable; a correlation id has all its events")
-        answer = await queries.by_correlation(correlation_id, limit, tier, after=after)
-    head = {"tier": answer.tier, "count": len(answer.events), "complete": answer.complete}
-    body = msgspec.json.encode(head)[:-1] + b',"events":[' + b",".join(answer.events) + b"]}"
-    return _json(body, {"Tidegate-Tier": answer.tier})
+        page = await service.by_correlation(who, correlation_id, limit, tier, cursor=cursor, after=after)
+    head = {"tier": page.tier, "count": len(page.events), "complete": page.complete}
+    if page.cursor:
+        head["next"] = page.cursor
+    body = msgspec.json.encode(head)[:-1] + b',"events":[' + b",".join(page.events) + b"]}"
+    return _json(body, {"Tidegate-Tier": page.tier})
 
 
 @get(
     "/counts",
     summary="Events by minute, class and severity; of the last hour by default",
-    responses={**_ok(Counts, "The counts, as hot has them."), **_problems(400, 503, 504)},
+    responses={**_ok(Counts, "The counts, as hot has them."), **problems(400, 401, 403, 429, 503, 504)},
 )
-async def counts(queries: Given, since: Time = None, until: Time = None, after: After = None) -> Response[bytes]:
+async def counts(
+    request: Asking, service: Given, since: Time = None, until: Time = None, after: After = None
+) -> Response[bytes]:
     until_ms = parse_time(until) if until else time.time_ns() // 1_000_000
     since_ms = parse_time(since) if since else until_ms - HOUR_MS
-    found = await queries.counts(since_ms, until_ms, after=after)
+    found = await service.counts(principal_of(request), since_ms, until_ms, after)
     return _json(msgspec.json.encode(Counts(tier="hot", counts=found)))
 
 
@@ -180,10 +172,10 @@ async def counts(queries: Given, since: Time = None, until: Time = None, after: 
     "/sql",
     status_code=200,
     summary="One read-only SQL statement over the lake's table `events`",
-    responses={**_ok(SqlRows, "The rows."), **_problems(400, 503, 504)},
+    responses={**_ok(SqlRows, "The rows."), **problems(400, 401, 403, 429, 503, 504)},
 )
-async def sql(queries: Given, data: JSONBody[SqlRequest]) -> Response[bytes]:
-    found = await queries.sql(data.sql, data.max_rows, data.timeout_seconds, after=data.after)
+async def sql(request: Asking, service: Given, data: JSONBody[SqlRequest]) -> Response[bytes]:
+    found = await service.sql(principal_of(request), data.sql, data.max_rows, data.timeout_seconds, data.after)
     answer = {"columns": found.columns, "rows": found.rows, "truncated": found.truncated}
     return _json(msgspec.json.encode(answer, enc_hook=str))
 
@@ -191,29 +183,7 @@ async def sql(queries: Given, data: JSONBody[SqlRequest]) -> Response[bytes]:
 @get(
     "/positions",
     summary="Where each cell of each read model stands, and where the log ends",
-    responses={**_ok(dict[str, Any], "The positions."), **_problems(503)},
+    responses={**_ok(dict[str, Any], "The positions."), **problems(401, 403, 429, 503)},
 )
-async def positions(queries: Given) -> Response[bytes]:
-    return _json(msgspec.json.encode(await queries.positions()))
-
-
-def _of_query(_: Request[Any, Any, Any], error: QueryError) -> Response[bytes]:
-    if isinstance(error, PositionTimeoutError):
-        return problem(504, "Not there yet", str(error))
-    return problem(400, "Bad query", str(error))
-
-
-def _of_tier(_: Request[Any, Any, Any], error: TierUnavailableError) -> Response[bytes]:
-    return problem(503, f"Tier {error.tier} unavailable", str(error))
-
-
-def _of_bus(_: Request[Any, Any, Any], error: BusError | BusUnavailableError) -> Response[bytes]:
-    return problem(503, "NATS unavailable", str(error))
-
-
-HANDLERS: ExceptionHandlersMap = {
-    QueryError: _of_query,
-    TierUnavailableError: _of_tier,
-    BusError: _of_bus,
-    BusUnavailableError: _of_bus,
-}
+async def positions(request: Asking, service: Given) -> Response[bytes]:
+    return _json(msgspec.json.encode(await service.positions(principal_of(request))))

@@ -32,6 +32,7 @@ from tidegate.pipeline.fallback import (
 )
 from tidegate.pipeline.flow import CONTENT_ERRORS, Flow
 from tidegate.pipeline.habits import Habit
+from tidegate.pipeline.tenants import marked, signed
 from tidegate.pipeline.text import Unit, original
 from tidegate.subject import shard_of
 
@@ -59,6 +60,8 @@ class RawFrame(Struct, frozen=True, kw_only=True):
     """`<stream>/<sequence>`: ids of events and dead letters are made from it."""
     attempts: int = 1
     trace: str = ""
+    tenant: str = ""
+    """Whose records these are; "": of no tenant in particular."""
 
 
 class Outcome:
@@ -155,7 +158,18 @@ class Pipeline:
 
         Raises StageError where a stage has failed whose policy is to stop.
         """
-        self._map_frame(frame, into)
+        if not frame.tenant:
+            self._map_frame(frame, into)
+            return
+        own = Outcome(self._shards)
+        self._map_frame(frame, own)
+        chunks = range(0, len(frame.records), len(_SUFFIXES))
+        fresh = tuple(_uid_head(frame.received_ms, frame.origin, start // len(_SUFFIXES)) for start in chunks)
+        marked(own.lines, frame.tenant, fresh, into.lines)
+        signed(own.dead, frame.tenant, into.dead)
+        for rule, count in own.filtered.items():
+            into.filtered[rule] = into.filtered.get(rule, 0) + count
+        into.records += own.records
 
     def _map_frame(self, frame: RawFrame, into: Outcome, collected: list[Any] | None = None) -> None:
         """Maps the records of `frame` and takes them through the stages, into lines.

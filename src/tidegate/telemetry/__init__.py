@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tidegate.telemetry.emission import Event, emit
 from tidegate.telemetry.events import (
+    AccessAudited,
     BatchFailed,
     BatchProcessed,
     BusConnected,
@@ -47,6 +48,7 @@ from tidegate.telemetry.process import Telemetry, setup
 from tidegate.telemetry.spans import Span, inject, span
 
 __all__ = [
+    "AccessAudited",
     "BatchFailed",
     "BatchProcessed",
     "BusConnected",

@@ -11,6 +11,7 @@ from tidegate.telemetry.emission import Event
 from tidegate.telemetry.metrics import counter, gauge, histogram
 
 __all__ = [
+    "AccessAudited",
     "BatchFailed",
     "BatchProcessed",
     "BusConnected",
@@ -504,6 +505,20 @@ class QueryServed(Event, frozen=True, kw_only=True):
     kind: str
     rows: int
     seconds: float
+
+
+class AccessAudited(Event, frozen=True, kw_only=True):
+    """A call was refused, or an administrator's was let through; `result` is `allowed` or the code of the refusal."""
+
+    tag = "access.audited"
+    text = "access"
+    level = "info"
+    metrics = (counter("access_audited", "Calls refused, and administrators' calls", labels=("result",)),)
+    result: str
+    who: str
+    what: str
+    detail: str
+    peer: str
 
 
 class HttpServed(Event, frozen=True, kw_only=True):

@@ -1,0 +1,121 @@
+"""`GET /v1/stream` of event-streaming: events as they are logged, as Server-Sent Events (WHATWG HTML, 9.2).
+
+Invariant: the id of each event is its position, so that a client that comes back with `Last-Event-ID`, as browsers do
+by themselves, misses nothing; and a key that is revoked ends its streams.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, get
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import FromQuery, QueryParameter
+from litestar.response import Stream
+from litestar.types import ControllerRouterHandler
+
+from tidegate.edges.http import STREAMED, principal_of, token_of
+from tidegate.edges.shapes import problems
+from tidegate.entities.selection import EventFilter
+from tidegate.errors import QueryError, RefusedError
+from tidegate.query import parse_time
+from tidegate.service import Batch, Service, Slow, Start, refusal
+
+__all__ = ["routes"]
+
+_BEAT_SECONDS = 10.0
+_TYPES = Annotated[
+    list[str] | None, QueryParameter(description="OCSF classes by name or number, or `metadata.event_code`.")
+]
+_SINCE = Annotated[
+    str | None,
+    QueryParameter(description="`now` (default), `start`, a time of logging (RFC 3339, or 15m, 2h), or a position."),
+]
+
+
+def routes(service: Service) -> list[ControllerRouterHandler]:
+    """The route."""
+
+    @get(
+        "/v1/stream",
+        opt={"scope": "subscribe", STREAMED: True},
+        media_type="text/event-stream",
+        summary="Events as they are logged",
+        tags=["events"],
+        responses={
+            200: ResponseSpec(
+                bytes,
+                description="Server-Sent Events: `event` with an OCSF event, `left_out` with a count of others.",
+                generate_examples=False,
+                media_type="text/event-stream",
+                examples=[Example(value='id: 4711-0\nevent: event\ndata: {"class_uid":4003}\n\n')],
+            ),
+            **problems(400, 401, 403, 429, 503),
+        },
+    )
+    async def stream(
+        request: Request[Any, Any, Any],
+        start: _SINCE = None,
+        types: _TYPES = None,
+        source: FromQuery[str] = "",
+        correlation_id: FromQuery[str] = "",
+        min_severity: FromQuery[int] = 0,
+        buffer: FromQuery[int] = 1000,
+        slow: Annotated[
+            Slow, QueryParameter(description="`hold` keeps back a slow reader; `skip` passes over, and says how many.")
+        ] = "hold",
+    ) -> Stream:
+        """Ask again with the header `Last-Event-ID` to go on behind that event."""
+        stack = contextlib.AsyncExitStack()
+        where = EventFilter(source=source, correlation_id=correlation_id, min_severity=min_severity)
+        # Entered here, so that what is wrong is answered as a problem and not within the stream.
+        feed = await stack.enter_async_context(
+            service.subscribe(
+                principal_of(request),
+                start=request.headers.get("last-event-id") or _start(start or "now"),
+                types=[int(one) if one.isdecimal() else one for one in types or ()],
+                where=where,
+                most=buffer,
+                slow=slow,
+            )
+        )
+
+        async def written() -> AsyncIterator[bytes]:
+            async with stack:
+                yield b": the log, from here on\n\n"
+                while True:
+                    batch = await feed.next(timeout_seconds=_BEAT_SECONDS)
+                    try:
+                        await service.gate.still(token_of(request))
+                    except RefusedError as error:
+                        yield b"event: refused\ndata: " + msgspec.json.encode({"detail": error.problem}) + b"\n\n"
+                        return
+                    yield _encoded(batch) or b": still here\n\n"
+
+        return Stream(
+            written(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+
+    return [stream]
+
+
+def _start(text: str) -> Start:
+    """A time where it can be one."""
+    if text in ("now", "start") or text.startswith("LOG/") or text.replace("-", "").isdecimal():
+        return text
+    try:
+        return datetime.fromtimestamp(parse_time(text) / 1000, UTC)
+    except (QueryError, OverflowError, OSError, ValueError) as error:
+        raise refusal(QueryError(f"start: {error}")) from error
+
+
+def _encoded(batch: Batch) -> bytes:
+    parts = [b"event: left_out\ndata: %d\n\n" % batch.left_out] if batch.left_out else []
+    # Encoded JSON has no line breaks, so an event is one line of data.
+    parts += [b"id: %b\nevent: event\ndata: %b\n\n" % (item.position.encode(), item.line) for item in batch.items]
+    return b"".join(parts)

@@ -1,0 +1,34 @@
+"""One world for each module: real servers, keys for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from tests.actor.conftest import nats_server
+from tests.edges.drivers import Driver, drivers
+from tests.edges.world import World, world
+from tidegate.config import Auth, Redis, Settings
+
+__all__ = ["nats_server"]
+
+
+@pytest.fixture(scope="module")
+async def edges(nats_server: Settings, redis_server: Settings) -> AsyncIterator[World]:
+    settings = replace(nats_server, redis=Redis(url=redis_server.redis_url))
+    async with world(settings, Auth(mode="keys")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=30) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def all_drivers(edges: World, client: httpx.AsyncClient) -> list[Driver]:
+    return drivers(edges, client)

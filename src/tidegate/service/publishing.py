@@ -124,11 +124,12 @@ class Publishing:
         *,
         key: str = "",
         trace: str = "",
+        timeout_seconds: float | None = None,
     ) -> Published:
         """Store the records of `body`. Raises RefusedError; its details then say what was stored before.
 
         NDJSON and text may be of any length, everything else must be a frame at most. Under the same `key` what was
-        stored in the last two minutes is not stored again.
+        stored in the last two minutes is not stored again. Frames under way when the time is over may be stored or not.
         """
         principal.need("publish")
         if not subject.valid_source(source):
@@ -138,23 +139,20 @@ class Publishing:
         if len(key) > 200 or not key.isascii() or not (key.isprintable() or not key):
             raise RefusedError(Code.INVALID, "an idempotency key has at most 200 printable ASCII characters")
         call = _Call(principal, source, key, trace)
-        codec = _BY_LINES.get(content_type.split(";", 1)[0].strip().lower())
         try:
-            if not isinstance(body, bytes):
-                whole, body = await self._begin(body, codec is not None)
-                if not whole:
-                    return await self._lines(call, body, codec or "", content_encoding)
-            assert isinstance(body, bytes)
-            try:
-                return await self._whole(call, body, content_type, content_encoding)
-            except FrameError as error:
-                if codec is None or error.rule not in ("inflated_size", "record_count"):
+            async with asyncio.timeout(timeout_seconds):
+                try:
+                    return await self._stored(call, body, content_type, content_encoding)
+                except (FrameError, RefusedError):
+                    with contextlib.suppress(BusError, BusUnavailableError):
+                        while call.waiting:
+                            await self._acknowledged(call)
                     raise
-                return await self._lines(call, _once(body), codec, content_encoding)
+        except TimeoutError as error:
+            raise call.failed(Code.TIMEOUT, "the time for this call was over before all was stored") from error
+        except RefusedError as error:
+            raise call.failed(error.code, error.problem) from error
         except FrameError as error:
-            with contextlib.suppress(BusError, BusUnavailableError):
-                while call.waiting:
-                    await self._acknowledged(call)
             raise call.failed(_CODES.get(error.rule, Code.INVALID), error.problem) from error
         except BusUnavailableError as error:
             raise call.failed(Code.UNAVAILABLE, f"{error}; try again with the same idempotency key") from error
@@ -163,6 +161,20 @@ class Publishing:
         finally:
             for future, _, _ in call.waiting:
                 future.cancel()
+
+    async def _stored(self, call: _Call, body: Body, content_type: str, content_encoding: str) -> Published:
+        codec = _BY_LINES.get(content_type.split(";", 1)[0].strip().lower())
+        if not isinstance(body, bytes):
+            whole, body = await self._begin(body, codec is not None)
+            if not whole:
+                return await self._lines(call, body, codec or "", content_encoding)
+        assert isinstance(body, bytes)
+        try:
+            return await self._whole(call, body, content_type, content_encoding)
+        except FrameError as error:
+            if codec is None or error.rule not in ("inflated_size", "record_count"):
+                raise
+            return await self._lines(call, _once(body), codec, content_encoding)
 
     async def _begin(self, body: AsyncIterator[bytes], by_lines: bool) -> tuple[bool, Body]:
         """(True, all of it) if it ends soon, else (False, all of it as it comes)."""
@@ -229,14 +241,13 @@ class Publishing:
         return await self._done(call)
 
     async def _checked(self, call: _Call, codec: str, some: Cut, check: Callable[[bytes], str | None]) -> None:
-        for index in some.long:
-            call.refuse(index, f"the record has more than {MAX_RECORD_BYTES} bytes")
         records = some.records
         reasons = [check(record) for record in records]
-        if any(reasons):
-            for index, reason in zip(some.indices, reasons, strict=True):
-                if reason:
-                    call.refuse(index, reason)
+        if some.long or any(reasons):
+            told = {index: reason for index, reason in zip(some.indices, reasons, strict=True) if reason}
+            told |= dict.fromkeys(some.long, f"the record has more than {MAX_RECORD_BYTES} bytes")
+            for index in sorted(told):
+                call.refuse(index, told[index])
             records = [record for record, reason in zip(records, reasons, strict=True) if not reason]
         if records:
             await self._send_records(call, codec, records)

@@ -38,6 +38,7 @@ LAYERS = """
     ocsf event subject
     telemetry
     traces
+    proto
     config
     tomlfile resources
     errors

@@ -42,8 +42,8 @@ class GrpcDriver:
     def __init__(self, world: World) -> None:
         self._world = world
         self._channels = [grpc.aio.insecure_channel(address) for address in (world.grpc_events, world.grpc_queries)]
-        self._events = EventsStub(self._channels[0])
-        self._queries = QueriesStub(self._channels[1])
+        self._events = EventsStub(self._channels[0])  # type: ignore[no-untyped-call]
+        self._queries = QueriesStub(self._channels[1])  # type: ignore[no-untyped-call]
 
     async def __aenter__(self) -> GrpcDriver:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -36,6 +36,21 @@ def refusal(error: grpc.aio.AioRpcError) -> Refused:
     return Refused(info.reason, rich.message)
 
 
+async def answered(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What a call answers that may be refused while it still sends.
+
+    grpcio 1.85, the client of grpc.aio: a write that fails because the server has ended the call makes it INTERNAL,
+    "Internal error from Core", if that is seen before the status that the server has sent.
+    """
+    for _ in range(20):
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.details() != "Internal error from Core":
+                raise
+    raise AssertionError("the status of the server was never seen")
+
+
 class GrpcDriver:
     name = "grpc"
 
@@ -60,6 +75,8 @@ class GrpcDriver:
         try:
             return await method(message, metadata=self._metadata(key), timeout=30)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INTERNAL:
+                raise
             return refusal(error)
 
     async def publish(
@@ -75,7 +92,7 @@ class GrpcDriver:
                 yield pb.Records(body=body[start : start + PART])
 
         if len(body) > LARGE:
-            found = await self._call(self._events.PublishBody, key, parts())
+            found = await answered(lambda: self._call(self._events.PublishBody, key, parts()))
         else:
             head.body = body
             found = await self._call(self._events.Publish, key, head)

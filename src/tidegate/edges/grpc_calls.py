@@ -6,6 +6,7 @@ reason as google.rpc.ErrorInfo in `grpc-status-details-bin`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ STATUS = {
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_IDLE_SECONDS = 30.0
 _MOST_SECONDS = 86_400.0
 _LONGEST_PROBLEM = 400
 _MOST_LISTED = 10
@@ -63,11 +65,19 @@ class Call:
             raise RefusedError(Code.INVALID, f"not a message of this method: {error}") from error
 
     async def only(self) -> Any:
-        """The first message, or the only one. Raises RefusedError where there is none."""
-        message = await self.receive()
+        """The first message, or the only one. Raises RefusedError where there is none, or none in time."""
+        message = await self.soon()
         if message is None:
             raise RefusedError(Code.INVALID, "the call has ended without a message")
         return message
+
+    async def soon(self) -> Any:
+        """As `receive`. Raises RefusedError also when nothing has come for long."""
+        try:
+            async with asyncio.timeout(_IDLE_SECONDS):
+                return await self.receive()
+        except TimeoutError:
+            raise RefusedError(Code.TOO_SLOW, f"nothing more has come for {_IDLE_SECONDS:g} s") from None
 
     async def begin(self) -> None:
         """Tells the client that the call goes on."""

@@ -23,7 +23,6 @@ from tidegate.service import Batch, Feed, Service, Start
 
 __all__ = ["events", "status"]
 
-_IDLE_SECONDS = 30.0
 _BEAT_SECONDS = 10.0
 _DEFAULT_SOURCE = "app"
 _UNDER_WAY = 8
@@ -175,16 +174,8 @@ def status(service: Service) -> Any:
 
 
 async def _parts(call: Call, body: bytes) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises RefusedError when nothing has come for long."""
     yield body
-    while True:
-        try:
-            async with asyncio.timeout(_IDLE_SECONDS):
-                message = await call.receive()
-        except TimeoutError:
-            raise RefusedError(Code.TOO_SLOW, f"nothing more of the body has come for {_IDLE_SECONDS:g} s") from None
-        if message is None:
-            return
+    while (message := await call.soon()) is not None:
         yield message.body
 
 

@@ -149,6 +149,9 @@ class Publishing:
                             await self._acknowledged(call)
                     raise
         except TimeoutError as error:
+            with contextlib.suppress(BusError, BusUnavailableError):
+                while call.waiting and call.waiting[0][0].done():
+                    await self._acknowledged(call)
             raise call.failed(Code.TIMEOUT, "the time for this call was over before all was stored") from error
         except RefusedError as error:
             raise call.failed(error.code, error.problem) from error

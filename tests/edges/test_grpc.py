@@ -147,13 +147,14 @@ async def test_no_more_events_are_given_out_than_may_be_unacknowledged(edges: Wo
     await call.write(pb.Following(ack="1-1"))
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "invalid"):
         assert await early is grpc.aio.EOF
-        raise await _error_of(call)
+        await fail_as(call)
     assert len({one.position for one in seen}) == 10
     await no_feed_left()
 
 
-async def _error_of(call: Any) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(
+async def fail_as(call: Any) -> None:
+    """Raise how the call has ended."""
+    raise grpc.aio.AioRpcError(
         await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
     )
 
@@ -201,12 +202,12 @@ async def test_a_key_that_is_revoked_ends_its_streams(edges: World, channel: grp
     await publishing.write(pb.Records(body=b"1"))
     with refused(grpc.StatusCode.UNAUTHENTICATED, "unauthenticated"):
         await publishing.read()
-        raise await _error_of(publishing)
+        await fail_as(publishing)
     await events.Publish(pb.Records(body=envelope(ident())), metadata=bearer(edges))
     with refused(grpc.StatusCode.UNAUTHENTICATED, "unauthenticated"):
         while (await following.read()) is not grpc.aio.EOF:
             pass
-        raise await _error_of(following)
+        await fail_as(following)
     await no_feed_left()
 
 
@@ -274,7 +275,7 @@ async def test_bytes_that_are_no_message_are_told_so(edges: World, channel: grpc
             await call.write(data)
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "invalid"):
             await call.read()
-            raise await _error_of(call)
+            await fail_as(call)
     await assert_alive(edges)
 
 
@@ -283,7 +284,7 @@ async def test_a_call_without_a_message_and_a_method_that_is_not_there(edges: Wo
     await call.done_writing()
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "invalid"):
         await call.read()
-        raise await _error_of(call)
+        await fail_as(call)
     for method in ("/tidegate.v1.Events/Nothing", "/tidegate.v1.Nothing/Publish", "/tidegate.v1.Queries/Sql"):
         with refused(grpc.StatusCode.UNIMPLEMENTED):
             await channel.unary_unary(method, same, same)(b"", metadata=bearer(edges), timeout=10)

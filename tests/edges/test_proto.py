@@ -59,7 +59,7 @@ def fits(kind: Any, field: FieldDescriptor) -> bool:
         return bool(field.message_type is not None and field.message_type.name == MESSAGES[kind])
     if get_args(kind) and all(isinstance(one, str) for one in get_args(kind)):  # a Literal
         kind = str
-    return field.type in SCALARS.get(kind, ())
+    return bool(field.type in SCALARS.get(kind, ()))
 
 
 @pytest.mark.parametrize(

@@ -345,6 +345,20 @@ class Process:
             return rest_query.routes(self.service)
         return []
 
+    def _micro_services(self, bus: Bus) -> contextlib.AbstractAsyncContextManager[None]:
+        from tidegate.edges import micro_services as offer
+
+        match self.name:
+            case "event-streaming":
+                return offer.offered(bus, self.service, entities=offer.entities(self.service))
+            case "transformation-pipeline":
+                return offer.offered(bus, self.service, pipelines=offer.pipelines(self.service, lambda: self.lifecycle))
+            case "storage-manager":
+                service = self.service
+                return offer.offered(bus, service, query=offer.query(service), storage=offer.storage(service))
+            case _:
+                return contextlib.nullcontext()
+
     @cached_property
     def service(self) -> Service:
         """What the edges of this process call."""
@@ -423,6 +437,7 @@ class Process:
                 await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
             if self.queries is not None:
                 self.queries.attach(log)
+            await stack.enter_async_context(self._micro_services(bus))
             self._waiting_for = ""
             telemetry.emit(telemetry.ProcessStarted(name=self.name))
             async with anyio.create_task_group() as group:

@@ -326,12 +326,14 @@ class Bus:
             await self.submit(Outgoing(final.subject, final.payload, {**final.headers, **commit}))
         )
 
-    async def send(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+    async def send(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         """A plain publish, nobody answers."""
         if not self.connected:
             raise BusUnavailableError("not connected to NATS")
         try:
-            await self._client.publish(subject, payload, reply=reply)
+            await self._client.publish(subject, payload, reply=reply, headers=headers)
         except (NatsError, OSError) as error:
             raise BusUnavailableError(f"could not send to {subject}: {error}") from error
 

@@ -37,6 +37,7 @@ __all__ = [
     "generation_of",
     "ingest",
     "load_declarations",
+    "service",
     "shard_from",
     "shard_of",
     "source_from",
@@ -109,6 +110,11 @@ def command(kind: str, shard: int) -> str:
 def ask(kind: str) -> str:
     """`ask.<kind>`: requests (not stored) that become commands and are answered once those are committed."""
     return f"ask.{kind}"
+
+
+def service(name: str, endpoint: str) -> str:
+    """`svc.<name>.<endpoint>`: requests (not stored) to Tidegate's NATS micro services."""
+    return f"svc.{name}.{endpoint}"
 
 
 def cell(kind: str, shard: int | str) -> str:

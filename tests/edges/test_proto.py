@@ -54,7 +54,7 @@ def fits(kind: Any, field: FieldDescriptor) -> bool:
     elif field.is_repeated:
         return False
     if get_origin(kind) is tuple:  # a row, as JSON
-        return field.type == FieldDescriptor.TYPE_BYTES
+        return bool(field.type == FieldDescriptor.TYPE_BYTES)
     if kind in MESSAGES:
         return bool(field.message_type is not None and field.message_type.name == MESSAGES[kind])
     if get_args(kind) and all(isinstance(one, str) for one in get_args(kind)):  # a Literal

@@ -7,6 +7,7 @@ reason as google.rpc.ErrorInfo in `grpc-status-details-bin`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ STATUS = {
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_log = logging.getLogger(__name__)
 _IDLE_SECONDS = 30.0
 _MOST_SECONDS = 86_400.0
 _LONGEST_PROBLEM = 400
@@ -128,6 +130,9 @@ def _running(name: str, decode: Any, gate: Gate, method: Method) -> Any:
             await method.work(Call(context, gate, principal, token, decode))
         except RefusedError as error:
             await _refuse(context, error)
+        except Exception:  # noqa: BLE001 - a fault of ours has to be seen; gRPC would tell the client all of it
+            _log.exception("a call of %s has failed", name)
+            await context.abort(grpc.StatusCode.INTERNAL, "an error in the service; its log says more")
 
     return run
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import anyio
 import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
@@ -126,7 +127,7 @@ class MicroService:
         except asyncio.CancelledError:
             await self._refuse(endpoint, message, RefusedError(Code.UNAVAILABLE, "the process ends; try again"))
             raise
-        except Exception:  # a fault of ours has to be seen, and whoever asks need not wait for it
+        except Exception:  # noqa: BLE001 - a fault of ours has to be seen, and whoever asks need not wait for it
             _log.exception("a request to %s has failed", endpoint.subject)
             await self._error(endpoint, message, 500, "an error in the service; its log says more", {"code": "error"})
         finally:
@@ -168,27 +169,32 @@ async def serving(
 ) -> AsyncIterator[MicroService]:
     """Offer a service until the block ends."""
     service = MicroService(bus, gate, name, version, description, endpoints)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(service.aclose)
+    subscriptions = []
 
-        async def listen(subject: str, call: Callable[[Msg], Awaitable[None]], queue: str = "") -> None:
-            stack.push_async_callback(bus.unsubscribe, await bus.subscribe(subject, call, queue))
+    async def listen(subject: str, call: Callable[[Msg], Awaitable[None]], queue: str = "") -> None:
+        subscriptions.append(await bus.subscribe(subject, call, queue))
 
-        def telling(what: Callable[[], dict[str, Any]]) -> Callable[[Msg], Awaitable[None]]:
-            async def tell(message: Msg) -> None:
-                await service._reply(message, msgspec.json.encode(what()))
+    def telling(what: Callable[[], dict[str, Any]]) -> Callable[[Msg], Awaitable[None]]:
+        async def tell(message: Msg) -> None:
+            await service._reply(message, msgspec.json.encode(what()))
 
-            return tell
+        return tell
 
-        def taking(endpoint: Endpoint) -> Callable[[Msg], Awaitable[None]]:
-            async def take(message: Msg) -> None:
-                await service.take(endpoint, message)
+    def taking(endpoint: Endpoint) -> Callable[[Msg], Awaitable[None]]:
+        async def take(message: Msg) -> None:
+            await service.take(endpoint, message)
 
-            return take
+        return take
 
+    try:
         for one in endpoints:
             await listen(one.subject, taking(one), QUEUE)
         for verb, what in (("PING", service.ping), ("INFO", service.info), ("STATS", service.stats)):
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{service.identity['id']}"):
                 await listen(subject, telling(what))
         yield service
+    finally:
+        with anyio.CancelScope(shield=True):
+            for subscription in subscriptions:
+                await bus.unsubscribe(subscription)
+            await service.aclose()

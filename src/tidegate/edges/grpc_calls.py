@@ -96,7 +96,7 @@ class Call:
     def seconds(self) -> float | None:
         """Until shortly before the caller's deadline: an answer has to reach them before it."""
         left = self._context.time_remaining()
-        return None if left is None else min(left - min(0.25, left / 5), _MOST_SECONDS)
+        return None if left is None else min(left - min(0.5, left / 5), _MOST_SECONDS)
 
     def metadata(self, name: str) -> str:
         return _metadata(self._context, name)

@@ -6,14 +6,16 @@ Invariant: connections that are dead, silent or idle end, and none can make the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from tidegate.config import Grpc
 from tidegate.edges.grpc_events import events
@@ -25,7 +27,9 @@ from tidegate.service import Service
 __all__ = ["events", "queries", "serving"]
 
 _MOST_CALLS = 1000
+_MOST_KEYLESS = 50
 _LOOK_SECONDS = 1.0
+_REFLECTION_SECONDS = 60.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVICES: dict[str, ServiceDescriptor] = pb.DESCRIPTOR.services_by_name
 
@@ -44,9 +48,11 @@ def serving(
         compression=grpc.Compression.Gzip if settings.compress_answers else None,
     )
     server.add_generic_rpc_handlers([{"Events": events, "Queries": queries}[name](service)])
-    health_pb2_grpc.add_HealthServicer_to_server(_Health(("", full_name), not_ready), server)
+    keyless = _Few()
+    health_pb2_grpc.add_HealthServicer_to_server(_Health(("", full_name), not_ready, keyless), server)
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection([full_name, health, reflection.SERVICE_NAME], server)
+    described = _Reflection([full_name, health, reflection.SERVICE_NAME], keyless)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, server)
     credentials = _credentials(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
@@ -103,12 +109,44 @@ def _read(name: str, path: str) -> bytes:
     return content
 
 
+class _Few:
+    """Streams that need no key: so few that they leave room for calls that have one."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    @contextlib.asynccontextmanager
+    async def one(self, context: Any) -> AsyncIterator[None]:
+        if self._open >= _MOST_KEYLESS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{_MOST_KEYLESS} such streams are open")
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+
+class _Reflection(ReflectionServicer):  # type: ignore[misc]
+    """Says what the services look like, to who asks within a while."""
+
+    def __init__(self, names: Sequence[str], few: _Few) -> None:
+        super().__init__(names)
+        self._few = few
+
+    async def ServerReflectionInfo(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        with contextlib.suppress(TimeoutError):
+            async with self._few.one(context), asyncio.timeout(_REFLECTION_SECONDS):
+                async for answer in super().ServerReflectionInfo(request_iterator, context):
+                    yield answer
+
+
 class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Says what `/readyz` says; needs no key."""
 
-    def __init__(self, names: Sequence[str], not_ready: Callable[[], str | None]) -> None:
+    def __init__(self, names: Sequence[str], not_ready: Callable[[], str | None], few: _Few) -> None:
         self._names = names
         self._not_ready = not_ready
+        self._few = few
 
     def _state(self) -> health_pb2.HealthCheckResponse:
         return health_pb2.HealthCheckResponse(status=_NOT_SERVING if self._not_ready() else _SERVING)
@@ -121,9 +159,10 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - its name
         unknown = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
         told = None
-        while True:
-            now = self._state() if request.service in self._names else unknown
-            if now != told:
-                await context.write(now)
-                told = now
-            await asyncio.sleep(_LOOK_SECONDS)
+        async with self._few.one(context):
+            while True:
+                now = self._state() if request.service in self._names else unknown
+                if now != told:
+                    await context.write(now)
+                    told = now
+                await asyncio.sleep(_LOOK_SECONDS)

@@ -18,8 +18,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.edges.grpc_driver import answered, refusal
 from tests.edges.test_contract import JSON, NDJSON, envelope, ident
 from tests.edges.world import GRANTS, World, served_grpc, until
+from tidegate.bench.material import commits
+from tidegate.bus import connect
 from tidegate.config import Grpc
 from tidegate.edges import grpc_calls, grpc_server
+from tidegate.pipeline.library import load_pipeline
 from tidegate.proto import tidegate_pb2 as pb
 from tidegate.proto.tidegate_pb2_grpc import EventsStub
 from tidegate.service import Feed
@@ -239,6 +242,40 @@ async def test_a_slow_reader_is_held_back_and_misses_nothing(edges: World) -> No
             found += [json.loads(one.line)["unmapped"]["n"] for one in (await call.read()).items]
         assert len(set(found)) == count
         call.cancel()
+    await no_feed_left()
+
+
+async def test_nothing_piles_up_for_a_reader_that_stands_still_and_it_can_go_on_later(
+    edges: World, channel: grpc.aio.Channel
+) -> None:
+    end = (await edges.log.state()).last_sequence
+    call = stub(channel).Subscribe(pb.Subscription(position=f"LOG/{end}", buffer=50), metadata=bearer(edges))
+    await call.initial_metadata()
+    (task,) = feeds()
+    feed: Feed = task.get_coro().cr_frame.f_locals["self"]  # type: ignore[union-attr]
+    feed._consumer._beat = 0.1
+    count = 0
+    async with connect(edges.settings.nats_url) as bus:
+        for commit in commits(20_000, load_pipeline(4), 4, 1000):
+            messages = [one for one in commit.messages if one.subject.startswith("log.event.")]
+            await bus.publish_atomic(messages)
+            count += commit.events
+        waiting = feed._consumer._buffer
+
+        async def full() -> bool:
+            return len(waiting) >= 30
+
+        await until(full, "the reader holds back")
+        before = len(waiting)
+        await asyncio.sleep(0.7)
+        assert len(waiting) <= before + 2
+        # As the server does with consumers of which it has not heard for half a minute.
+        await bus.api(f"CONSUMER.DELETE.LOG.{feed._consumer._name}")
+    found: list[str] = []
+    while len(found) < count:
+        found += [one.position for one in (await call.read()).items]
+    assert found == sorted(set(found), key=lambda one: tuple(map(int, one.split("-"))))
+    call.cancel()
     await no_feed_left()
 
 

@@ -278,11 +278,13 @@ class MemoryBus(Bus):
 
     # -- plain messages -----------------------------------------------------------------------------------------
 
-    async def send(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+    async def send(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         await asyncio.sleep(0)
         if self._closed:
             raise BusUnavailableError("not connected to NATS")
-        message = Msg(None, subject, reply, payload)  # type: ignore[arg-type]
+        message = Msg(None, subject, reply, payload, headers)  # type: ignore[arg-type]
         await self._answered(message)
         served: set[str] = set()
         for one in self._subscribers:

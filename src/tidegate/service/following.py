@@ -55,8 +55,13 @@ class Batch(Struct, frozen=True):
 
 
 class _Consumer(PullConsumer):
-    """One that begins at a time, the first time that it is placed."""
+    """One that begins at a time, the first time that it is placed.
 
+    A reader may stand still for as long as it likes, and nothing may pile up meanwhile. The server then forgets the
+    consumer, and the feed places it anew behind what it has.
+    """
+
+    heard_when_full = False
     since: datetime.datetime | None = None
 
     def _where(self, after: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.edges.grpc_driver import answered, refusal
 from tests.edges.test_contract import JSON, NDJSON, envelope, ident
 from tests.edges.world import GRANTS, World, served_grpc, until
+from tidegate import telemetry
 from tidegate.bench.material import commits
 from tidegate.bus import connect
 from tidegate.config import Grpc
@@ -486,6 +487,20 @@ async def test_reflection_describes_the_service(edges: World, channel: grpc.aio.
     await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol="tidegate.v1.Events"))
     assert (await call.read()).file_descriptor_response.file_descriptor_proto[0] == pb.DESCRIPTOR.serialized_pb
     call.cancel()
+
+
+async def test_a_fault_is_told_without_what_is_inside_and_counted(
+    edges: World, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: object) -> None:
+        raise ValueError("secret")
+
+    monkeypatch.setattr(edges.service, "entity", fails)
+    with refused(grpc.StatusCode.INTERNAL) as caught:
+        await stub(channel).GetEntity(pb.Entity(kind="alert", id="x"), metadata=bearer(edges))
+    assert "secret" not in caught.value.details()
+    assert "secret" in caplog.text
+    assert b'tidegate_grpc_calls_total{code="INTERNAL",method="GetEntity"} 1.0' in telemetry.render_metrics()[0]
 
 
 async def test_answers_are_compressed_where_that_is_set(edges: World) -> None:

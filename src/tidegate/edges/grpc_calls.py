@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+from tidegate import telemetry
 from tidegate.auth import Gate, Principal
 from tidegate.entities.access_key import Scope
 from tidegate.errors import Code, RefusedError
@@ -124,15 +126,23 @@ def handler(described: ServiceDescriptor, gate: Gate, methods: Mapping[str, Meth
 
 def _running(name: str, decode: Any, gate: Gate, method: Method) -> Any:
     async def run(_: Any, context: Any) -> None:
-        token = _token(context)
+        token, began, code = _token(context), time.perf_counter(), grpc.StatusCode.OK
         try:
             principal = await gate.enter(token, method.scope, f"grpc {name}", context.peer())
             await method.work(Call(context, gate, principal, token, decode))
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
         except RefusedError as error:
+            code = STATUS[error.code]
             await _refuse(context, error)
         except Exception:  # noqa: BLE001 - a fault of ours has to be seen; gRPC would tell the client all of it
+            code = grpc.StatusCode.INTERNAL
             _log.exception("a call of %s has failed", name)
-            await context.abort(grpc.StatusCode.INTERNAL, "an error in the service; its log says more")
+            await context.abort(code, "an error in the service; its log says more")
+        finally:
+            seconds = time.perf_counter() - began
+            telemetry.emit(telemetry.GrpcServed(method=name, code=code.name, seconds=seconds))
 
     return run
 

@@ -192,6 +192,8 @@ async def serving(
         for verb, what in (("PING", service.ping), ("INFO", service.info), ("STATS", service.stats)):
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{service.identity['id']}"):
                 await listen(subject, telling(what))
+        # An answer of the last one shows that the server knows of all.
+        await bus.request(subject)
         yield service
     finally:
         with anyio.CancelScope(shield=True):

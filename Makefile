@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo run test lint bench chaos soak clean constraints
+.PHONY: install demo run test lint bench chaos soak clean constraints proto
 
 install: $(STAMP)
 
@@ -36,6 +36,11 @@ chaos: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/tidegate bench all
+
+# The Python code of subjects/schema/services.proto; a test fails where it is another.
+proto: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -Itidegate/proto=subjects/schema --python_out=src --pyi_out=src \
+		--grpc_python_out=src tidegate/proto/services.proto
 
 constraints: $(STAMP)
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | grep -v -E '^(pip|setuptools)==' > constraints.txt

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tidegate.config import Http, Local, Settings
+from tidegate.config import Grpc, Http, Local, Settings
 from tidegate.local.servers import Server, server, wait_ready
 
 pytest.register_assert_rewrite("tests.tiers.contract")
@@ -35,10 +35,12 @@ def local_settings(folder: Path) -> Settings:
     """Settings with everything local to `folder` and on free ports."""
     servers = [name for name in Local.__struct_fields__ if name.endswith("_port")]
     own = [name for name in Http.__struct_fields__ if name.endswith("_port")]
+    grpc = [name for name in Grpc.__struct_fields__ if name.endswith("_port")]
     ports = dict(zip(servers + own, free_ports(len(servers + own)), strict=True))
     return Settings(
         local=Local(data_dir=str(folder), **{name: ports[name] for name in servers}),
         http=replace(Http(), **{name: ports[name] for name in own}),
+        grpc=replace(Grpc(), **dict(zip(grpc, free_ports(len(grpc)), strict=True))),
     )
 
 

@@ -67,6 +67,7 @@ def assert_nothing_left(folder: Path) -> None:
     [
         "ingest",
         "rest",
+        "grpc",
         "pipeline",
         "stages",
         "log",

@@ -42,6 +42,7 @@ LAYERS = """
     ocsf event subject
     telemetry
     traces
+    proto
     config
     tomlfile resources
     errors

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,8 @@ __all__ = [
 TIERS = ("hot", "warm", "cold", "lake")
 ENTITY_KINDS = frozenset({"access_key", "alert", "correlation", "pipeline", "subscription", "window"})
 Rows = list[dict[str, Any]]
+_GRACE_SECONDS = 2.0
+"""For gRPC calls under way when a process ends."""
 _LOOK_SECONDS = 1.0
 """How often a storage-manager looks which generations serve."""
 
@@ -210,12 +212,13 @@ class Process:
         self.system: System | None = None
         self._waiting_for = "starting"
         self.gate = Gate(settings.auth)
-        if self.gate.is_open and not _is_loopback(settings.http.host):
-            raise ConfigError(
-                "http.host",
-                f'{settings.http.host} is no loopback address, and anybody could do everything: set auth.mode = "keys"'
-                " (see `tidegate apikeys`), or leave it at 127.0.0.1",
-            )
+        for table, host in (("http", settings.http.host), ("grpc", settings.grpc.host)):
+            if self.gate.is_open and not _is_loopback(host):
+                raise ConfigError(
+                    f"{table}.host",
+                    f'{host} is no loopback address, and anybody could do everything: set auth.mode = "keys"'
+                    " (see `tidegate apikeys`), or leave it at 127.0.0.1",
+                )
 
     # -- what HTTP asks -----------------------------------------------------------------------------------------
 
@@ -294,13 +297,34 @@ class Process:
 
         app = application(self, self._routes(), self.gate)
         serve, stop = serving(app, self.settings.http.host, self._port)
+        grpc_server = self._grpc_server()
         async with anyio.create_task_group() as group:
             group.start_soon(_until_signalled, group.cancel_scope, stop)
             group.start_soon(serve)
+            if grpc_server is not None:
+                await grpc_server.start()
             try:
                 await self._work()
             finally:
                 stop()
+                if grpc_server is not None:
+                    with anyio.CancelScope(shield=True):
+                        await grpc_server.stop(_GRACE_SECONDS)
+
+    def _grpc_server(self) -> Any:
+        """Of the processes that have one; bound to its port."""
+        settings = self.settings.grpc
+        services = {
+            "event-streaming": ("Events", settings.event_streaming_port),
+            "storage-manager": ("Queries", settings.storage_manager_port),
+        }
+        if self.name not in services:
+            return None
+        from tidegate.edges.grpc_server import serving
+
+        name, port = services[self.name]
+        most = self.settings.ingest.max_frame_bytes
+        return serving(settings, port, self.service, name, self.not_ready, most)
 
     @property
     def _port(self) -> int:
@@ -316,7 +340,7 @@ class Process:
         if self.name == "event-streaming":
             from tidegate.edges import rest_entities, rest_ingest, rest_stream
 
-            service = self._service()
+            service = self.service
             return [*rest_ingest.routes(service), *rest_stream.routes(service), *rest_entities.routes(service)]
         if self.name == "transformation-pipeline":
             from tidegate.edges import rest_pipelines
@@ -327,10 +351,26 @@ class Process:
             from tidegate.query import Queries
 
             self.queries = Queries(self.models, None)
-            return rest_query.routes(self._service())
+            return rest_query.routes(self.service)
         return []
 
-    def _service(self) -> Service:
+    def _micro_services(self, bus: Bus) -> contextlib.AbstractAsyncContextManager[None]:
+        from tidegate.edges import micro_services as offer
+
+        match self.name:
+            case "event-streaming":
+                return offer.offered(bus, self.service, entities=offer.entities(self.service))
+            case "transformation-pipeline":
+                return offer.offered(bus, self.service, pipelines=offer.pipelines(self.service, lambda: self.lifecycle))
+            case "storage-manager":
+                service = self.service
+                return offer.offered(bus, service, query=offer.query(service), storage=offer.storage(service))
+            case _:
+                return contextlib.nullcontext()
+
+    @cached_property
+    def service(self) -> Service:
+        """What the edges of this process call."""
         from tidegate.service import Service
         from tidegate.service.publishing import Publishing
 
@@ -408,6 +448,7 @@ class Process:
                 await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
             if self.queries is not None:
                 self.queries.attach(log)
+            await stack.enter_async_context(self._micro_services(bus))
             self._waiting_for = ""
             telemetry.emit(telemetry.ProcessStarted(name=self.name))
             async with anyio.create_task_group() as group:

@@ -26,6 +26,7 @@ __all__ = [
     "Catalog",
     "Cold",
     "CorrelationRules",
+    "Grpc",
     "Hot",
     "Http",
     "Ingest",
@@ -98,6 +99,21 @@ class Http(_Table, frozen=True):
     transformation_pipeline_port: Port = 8081
     storage_manager_port: Port = 8083
     entities_port: Port = 8084
+
+
+class Grpc(_Table, frozen=True):
+    """The same over gRPC. Without authentication `host` must be a loopback address, as that of HTTP."""
+
+    host: str = "127.0.0.1"
+    event_streaming_port: Port = 8090
+    storage_manager_port: Port = 8093
+    certificate: str | None = None
+    """A file with the server's certificate chain (PEM); with it and `private_key` connections are encrypted."""
+    private_key: str | None = None
+    client_ca: str | None = None
+    """A file with certificates (PEM): only clients with a certificate that one of these has signed can connect."""
+    compress_answers: bool = False
+    """With gzip, where the client takes it; what clients send may be compressed in any case."""
 
 
 class Auth(_Table, frozen=True):
@@ -225,6 +241,7 @@ class Settings(_Table, frozen=True):
     s3: S3 = field(default_factory=S3)
     catalog: Catalog = field(default_factory=Catalog)
     http: Http = field(default_factory=Http)
+    grpc: Grpc = field(default_factory=Grpc)
     auth: Auth = field(default_factory=Auth)
     local: Local = field(default_factory=Local)
     ingest: Ingest = field(default_factory=Ingest)

@@ -38,6 +38,7 @@ __all__ = [
     "ingest",
     "load_declarations",
     "remade",
+    "service",
     "shard_from",
     "shard_of",
     "source_from",
@@ -113,6 +114,11 @@ def command(kind: str, shard: int) -> str:
 def ask(kind: str) -> str:
     """`ask.<kind>`: requests (not stored) that become commands and are answered once those are committed."""
     return f"ask.{kind}"
+
+
+def service(name: str, endpoint: str) -> str:
+    """`svc.<name>.<endpoint>`: requests (not stored) to Tidegate's NATS micro services."""
+    return f"svc.{name}.{endpoint}"
 
 
 def cell(kind: str, shard: int | str) -> str:

@@ -10,6 +10,8 @@ from msgspec.structs import replace
 
 from tests.actor.conftest import nats_server
 from tests.edges.drivers import Driver, drivers
+from tests.edges.grpc_driver import GrpcDriver
+from tests.edges.micro_driver import MicroDriver
 from tests.edges.world import World, world
 from tidegate.config import Auth, Redis, Settings
 
@@ -30,5 +32,6 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture(scope="module")
-def all_drivers(edges: World, client: httpx.AsyncClient) -> list[Driver]:
-    return drivers(edges, client)
+async def all_drivers(edges: World, client: httpx.AsyncClient) -> AsyncIterator[list[Driver]]:
+    async with GrpcDriver(edges) as over_grpc, MicroDriver(edges) as over_nats:
+        yield [*drivers(edges, client), over_grpc, over_nats]

@@ -70,6 +70,11 @@ class Driver(Protocol):
     ) -> contextlib.AbstractAsyncContextManager[Reader | Refused]: ...
 
 
+async def _parts(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 64 * 1024):
+        yield body[start : start + 64 * 1024]
+
+
 class ServiceDriver:
     """No edge at all: what the others are compared with."""
 
@@ -87,7 +92,9 @@ class ServiceDriver:
     ) -> Stored | Refused:
         try:
             who = await self._enter(key, "publish")
-            found = await self._service.publish(who, source, body, content_type, encoding, key=idempotency)
+            # Edges hand over in parts what is long.
+            given = body if len(body) <= 1024 * 1024 else _parts(body)
+            found = await self._service.publish(who, source, given, content_type, encoding, key=idempotency)
         except RefusedError as error:
             return Refused(error.code.value, error.problem)
         duplicate = found.duplicates == len(found.positions)

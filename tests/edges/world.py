@@ -22,8 +22,8 @@ from tidegate.actor.system import System
 from tidegate.auth import Gate
 from tidegate.auth.keys import new_key
 from tidegate.bus import connect
-from tidegate.config import Auth, Settings
-from tidegate.edges import rest_entities, rest_ingest, rest_query, rest_stream
+from tidegate.config import Auth, Grpc, Settings
+from tidegate.edges import grpc_server, micro_services, rest_entities, rest_ingest, rest_query, rest_stream
 from tidegate.edges.http import application, serving
 from tidegate.entities.access_key import KIND, SCOPES, AccessKeys, Grant, Revoke
 from tidegate.entities.alert import Alerts
@@ -60,6 +60,7 @@ class World:
         self.settings = settings
         self.keys: dict[str, str] = {"nobody": "", "unknown": new_key(GRANTS["root"])[1], "rubbish": "tg_x"}
         self.ingest_url = self.query_url = ""
+        self.grpc_events = self.grpc_queries = ""
 
     async def created(self, grant: Grant) -> str:
         """A new key, known at once."""
@@ -140,6 +141,18 @@ async def served(gate: Gate, routes: list[ControllerRouterHandler]) -> AsyncIter
 
 
 @contextlib.asynccontextmanager
+async def served_grpc(service: Service, name: str, settings: Grpc | None = None) -> AsyncIterator[str]:
+    """The address of a real gRPC server."""
+    (port,) = free_ports(1)
+    server = grpc_server.serving(settings or Grpc(), port, service, name, lambda: None, 4 * 1024 * 1024)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+@contextlib.asynccontextmanager
 async def world(settings: Settings, auth: Auth) -> AsyncIterator[World]:
     """All of it, until the block ends."""
     declared = app.declarations(settings)
@@ -187,9 +200,17 @@ async def world(settings: Settings, auth: Auth) -> AsyncIterator[World]:
         ingest = [*rest_ingest.routes(service), *rest_stream.routes(service), *rest_entities.routes(service)]
         one.ingest_url = await stack.enter_async_context(served(gate, ingest))
         one.query_url = await stack.enter_async_context(served(gate, rest_query.routes(service)))
+        await stack.enter_async_context(
+            micro_services.offered(
+                bus, service, query=micro_services.query(service), entities=micro_services.entities(service)
+            )
+        )
+        one.grpc_events = await stack.enter_async_context(served_grpc(service, "Events"))
+        one.grpc_queries = await stack.enter_async_context(served_grpc(service, "Queries"))
         if gate.keys is not None:
-            for name, grant in GRANTS.items():
-                one.keys[name] = await one.created(grant)
+            # Each takes as long as the keyring needs to follow, so all at once.
+            keys = await asyncio.gather(*map(one.created, GRANTS.values()))
+            one.keys |= dict(zip(GRANTS, keys, strict=True))
             await one.revoked(one.keys["revoked"])
         yield one
 

@@ -149,18 +149,21 @@ class System:
         return self._add(Program(name, ["serve", name], self._variables, self._logs, one.is_ready))
 
     def run(self, process: str, *options: str, name: str = "", nats_url: str = "") -> Program:
-        """Start one of Tidegate's own processes; a second one of a kind gets an HTTP port of its own.
+        """Start one of Tidegate's own processes; a second one of a kind gets ports of its own.
 
         With `nats_url`, it connects there.
         """
-        port = own_ports(self.settings)[process]
+        port, variables = own_ports(self.settings)[process], self._variables
         if port in self._ports:
-            port = free_ports(1)[0]
+            port, other = free_ports(2)
+            key = f"{process.replace('-', '_')}_port"
+            variables = variables | {f"TIDEGATE_HTTP_{key}".upper(): str(port)}
+            if hasattr(self.settings.grpc, key):
+                variables[f"TIDEGATE_GRPC_{key}".upper()] = str(other)
         self._ports.add(port)
         url = f"http://127.0.0.1:{port}"
-        variables = self._variables | {f"TIDEGATE_HTTP_{process.replace('-', '_')}_PORT".upper(): str(port)}
         if nats_url:
-            variables["NATS_URL"] = nats_url
+            variables = variables | {"NATS_URL": nats_url}
         is_ready = partial(answers_http, f"{url}/readyz")
         return self._add(Program(name or process, ["run", process, *options], variables, self._logs, is_ready, url))
 

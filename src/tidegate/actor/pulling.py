@@ -51,6 +51,9 @@ class Delivered(NamedTuple):
 class PullConsumer:
     """An ephemeral consumer that one client makes for itself and reads from any position."""
 
+    heard_when_full = True
+    """Whether a full buffer takes a message now and then all the same, so that the server keeps the consumer."""
+
     def __init__(
         self,
         bus: Bus,
@@ -188,7 +191,7 @@ class PullConsumer:
                     await self._request(batch=batch, expires_seconds=self._beat)
                     self._oversize = False
                     last_request = now
-                elif self._open_requests <= 0 and now - last_request >= self._beat:
+                elif self._open_requests <= 0 and now - last_request >= self._beat and self.heard_when_full:
                     # The buffer is full, but silence would cost the pin.
                     self._open_requests = 1
                     await self._request(batch=1, expires_seconds=self._beat, no_wait=True)

@@ -30,6 +30,7 @@ Name = Literal[
     "lake",
     "entities",
     "recovery",
+    "grpc",
     "rebuild-hot",
     "rebuild-warm",
     "rebuild-lake",
@@ -131,6 +132,10 @@ async def _run(name: Name, settings: Settings, events: int | None, seconds: floa
             from tidegate.bench import entities
 
             return await entities.recovery(settings, external=external, **given)
+        case "grpc":
+            from tidegate.bench import over_grpc
+
+            return await over_grpc.run(settings, external=external, **given)
         case _:
             from tidegate.bench import tiers
 

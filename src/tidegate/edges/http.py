@@ -33,6 +33,7 @@ from tidegate.errors import Code, LocalServerError, RefusedError
 
 __all__ = [
     "ANYBODY",
+    "STATUS",
     "STREAMED",
     "Reporting",
     "application",
@@ -54,7 +55,7 @@ _HEADERS_BYTES = 64 * 1024
 _DEAD_SECONDS = 60
 """A connection whose other end takes nothing for so long, or is gone, is closed."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_STATUS = {
+STATUS = {
     Code.INVALID: (400, "Bad request"),
     Code.UNSUPPORTED: (415, "Unsupported"),
     Code.TOO_LARGE: (413, "Too large"),
@@ -99,7 +100,7 @@ def problem(
 
 def refused(_: Request[Any, Any, Any], error: RefusedError) -> Response[bytes]:
     """What HTTP says of a refusal."""
-    status, title = _STATUS[error.code]
+    status, title = STATUS[error.code]
     headers = {}
     if error.code is Code.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = 'Bearer realm="tidegate"'

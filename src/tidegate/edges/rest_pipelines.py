@@ -28,7 +28,7 @@ from tidegate.pipeline.flow import Flow, StageStats
 from tidegate.pipeline.runner import RawFrame
 from tidegate.pipeline.trial import Fate, Step, explain, fates
 
-__all__ = ["routes"]
+__all__ = ["measured", "routes", "summaries"]
 
 _MOST_RECORDS = 1000
 _ALWAYS = (400, 401, 403, 429)
@@ -89,6 +89,32 @@ class Metrics(Struct, frozen=True):
     mapping: dict[str, StageStats]
 
 
+def summaries(life: Lifecycle) -> list[Summary]:
+    """Of all pipelines in use."""
+    return [
+        Summary(
+            name=flow.name,
+            version=flow.definition.version,
+            sources=flow.definition.file.sources,
+            stages=[stage.name for stage in flow.stages],
+            problem=life.problem.problem if life.problem is not None else "",
+        )
+        for flow in life.rules().flows
+    ]
+
+
+def measured(flow: Flow) -> Metrics:
+    """What went through a pipeline here."""
+    taken = flow.stages[0].stats.taken if flow.stages else 0
+    failed = sum(stage.stats.failed for stage in flow.stages)
+    return Metrics(
+        version=flow.definition.version,
+        success_rate=1 - failed / taken if taken else 1.0,
+        stages={stage.name: stage.stats for stage in flow.stages},
+        mapping=flow.mapping,
+    )
+
+
 def routes(
     lifecycle: Callable[[], Lifecycle | None], system: Callable[[], System | None]
 ) -> list[ControllerRouterHandler]:
@@ -118,17 +144,7 @@ def routes(
     def list_pipelines() -> list[Summary]:
         """All pipelines in use."""
         life = lifecycle()
-        trouble = life.problem.problem if life is not None and life.problem is not None else ""
-        return [
-            Summary(
-                name=flow.name,
-                version=flow.definition.version,
-                sources=flow.definition.file.sources,
-                stages=[stage.name for stage in flow.stages],
-                problem=trouble,
-            )
-            for flow in flows().values()
-        ]
+        return [] if life is None else summaries(life)
 
     @get("/v1/pipelines/{name:str}", sync_to_thread=False, responses=problems(*_ALWAYS, 404), tags=_TAGS)
     def show(name: str) -> Response[Any]:
@@ -156,16 +172,7 @@ def routes(
         flow = flows().get(name)
         if flow is None:
             return unknown(name)
-        taken = flow.stages[0].stats.taken if flow.stages else 0
-        failed = sum(stage.stats.failed for stage in flow.stages)
-        return Response(
-            Metrics(
-                version=flow.definition.version,
-                success_rate=1 - failed / taken if taken else 1.0,
-                stages={stage.name: stage.stats for stage in flow.stages},
-                mapping=flow.mapping,
-            )
-        )
+        return Response(measured(flow))
 
     @post(
         "/v1/pipelines/{name:str}/versions",

@@ -65,6 +65,12 @@ def own_ports(settings: Settings) -> dict[str, int]:
     return {name: getattr(settings.http, f"{name.replace('-', '_')}_port") for name in OWN}
 
 
+def _grpc_port(name: str, settings: Settings) -> dict[str, int]:
+    key = f"{name.replace('-', '_')}_port"
+    port = getattr(settings.grpc, key, None)
+    return {} if port is None else {f"grpc.{key}": port}
+
+
 def address(name: str, settings: Settings) -> str:
     """Where the process is reached, without a password."""
     match name:
@@ -103,7 +109,7 @@ def table(settings: Settings, *, own: bool = True) -> list[Process]:
             Process(
                 name=name,
                 command=_command(name),
-                ports={f"http.{name.replace('-', '_')}_port": port},
+                ports={f"http.{name.replace('-', '_')}_port": port, **_grpc_port(name, settings)},
                 address=address(name, settings),
                 is_ready=partial(answers_http, f"http://{HOST}:{port}/readyz"),
                 own=True,

@@ -119,12 +119,14 @@ class Service:
         *,
         key: str = "",
         trace: str = "",
+        timeout_seconds: float | None = None,
     ) -> Published:
         """As `Publishing.publish`."""
         with _told():
             return await self._publishing.publish(
-                principal, source, body, content_type, content_encoding, key=key, trace=trace
-            )
+                principal, source, body, content_type, content_encoding, key=key, trace=trace,
+                timeout_seconds=timeout_seconds,
+            )  # fmt: skip
 
     # -- subscribe ----------------------------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ Start = Literal["now", "start"] | datetime.datetime | str
 _POSITION = re.compile(r"(?:LOG/)?(\d{1,18})(?:[-#](\d{1,9}))?", re.ASCII)
 _NOTHING = (0, -1)
 _PAUSE_SECONDS = 0.5
+_AHEAD_BYTES = 2 * 1024 * 1024
+"""Of frames that are at hand before they are needed; there may be very many readers."""
 
 
 class Item(NamedTuple):
@@ -55,8 +57,13 @@ class Batch(Struct, frozen=True):
 
 
 class _Consumer(PullConsumer):
-    """One that begins at a time, the first time that it is placed."""
+    """One that begins at a time, the first time that it is placed.
 
+    A reader may stand still for as long as it likes, and nothing may pile up meanwhile. The server then forgets the
+    consumer, and the feed places it anew behind what it has.
+    """
+
+    heard_when_full = False
     since: datetime.datetime | None = None
 
     def _where(self, after: int) -> dict[str, Any]:
@@ -184,7 +191,7 @@ async def following(
         wanted = selecting(tuple(types), where)
     except ConfigError as error:
         raise RefusedError(Code.INVALID, error.problem) from error
-    consumer = _Consumer(bus, subject.LOG, "feed", [subject.event("*")], buffer_messages=32)
+    consumer = _Consumer(bus, subject.LOG, "feed", [subject.event("*")], buffer_messages=32, buffer_bytes=_AHEAD_BYTES)
     after, begun = await _begin(log, consumer, start)
     feed = Feed(consumer, principal, wanted, most, slow, acks)
     task = asyncio.create_task(feed.run(after, begun), name=f"feed of {principal.id}")

@@ -126,11 +126,12 @@ class Publishing:
         *,
         key: str = "",
         trace: str = "",
+        timeout_seconds: float | None = None,
     ) -> Published:
         """Store the records of `body`. Raises RefusedError; its details then say what was stored before.
 
         NDJSON and text may be of any length, everything else must be a frame at most. Under the same `key` what was
-        stored in the last two minutes is not stored again.
+        stored in the last two minutes is not stored again. Frames under way when the time is over may be stored or not.
         """
         principal.need("publish")
         if not subject.valid_source(source):
@@ -140,27 +141,23 @@ class Publishing:
         if len(key) > 200 or not key.isascii() or not (key.isprintable() or not key):
             raise RefusedError(Code.INVALID, "an idempotency key has at most 200 printable ASCII characters")
         call = _Call(principal, source, key, trace)
-        codec = _BY_LINES.get(content_type.split(";", 1)[0].strip().lower())
         try:
-            if isinstance(body, bytes) and codec is not None and len(body) > MAX_RECORD_BYTES:
-                # As if it came in parts, so that the frames of a repeated body do not depend on the edge.
-                return await self._lines(call, _once(body), codec, content_encoding)
-            if not isinstance(body, bytes):
-                whole, body = await self._begin(body, codec is not None)
-                if not whole:
-                    return await self._lines(call, body, codec or "", content_encoding)
-            assert isinstance(body, bytes)
-            try:
-                return await self._whole(call, body, content_type, content_encoding)
-            except FrameError as error:
-                if codec is None or error.rule not in ("inflated_size", "record_count"):
+            async with asyncio.timeout(timeout_seconds):
+                try:
+                    return await self._stored(call, body, content_type, content_encoding)
+                except (FrameError, RefusedError):
+                    with contextlib.suppress(BusError, BusUnavailableError):
+                        while call.waiting:
+                            await self._acknowledged(call)
                     raise
-            # Not within the handler: the error holds on to what was inflated.
-            return await self._lines(call, _once(body), codec, content_encoding)
-        except FrameError as error:
+        except TimeoutError as error:
             with contextlib.suppress(BusError, BusUnavailableError):
-                while call.waiting:
+                while call.waiting and call.waiting[0][0].done():
                     await self._acknowledged(call)
+            raise call.failed(Code.TIMEOUT, "the time for this call was over before all was stored") from error
+        except RefusedError as error:
+            raise call.failed(error.code, error.problem) from error
+        except FrameError as error:
             raise call.failed(_CODES.get(error.rule, Code.INVALID), error.problem) from error
         except BusUnavailableError as error:
             raise call.failed(Code.UNAVAILABLE, f"{error}; try again with the same idempotency key") from error
@@ -169,6 +166,24 @@ class Publishing:
         finally:
             for future, _, _ in call.waiting:
                 future.cancel()
+
+    async def _stored(self, call: _Call, body: Body, content_type: str, content_encoding: str) -> Published:
+        codec = _BY_LINES.get(content_type.split(";", 1)[0].strip().lower())
+        if isinstance(body, bytes) and codec is not None and len(body) > MAX_RECORD_BYTES:
+            # As if it came in parts, so that the frames of a repeated body do not depend on the edge.
+            return await self._lines(call, _once(body), codec, content_encoding)
+        if not isinstance(body, bytes):
+            whole, body = await self._begin(body, codec is not None)
+            if not whole:
+                return await self._lines(call, body, codec or "", content_encoding)
+        assert isinstance(body, bytes)
+        try:
+            return await self._whole(call, body, content_type, content_encoding)
+        except FrameError as error:
+            if codec is None or error.rule not in ("inflated_size", "record_count"):
+                raise
+        # Not within the handler: the error holds on to what was inflated.
+        return await self._lines(call, _once(body), codec, content_encoding)
 
     async def _begin(self, body: AsyncIterator[bytes], by_lines: bool) -> tuple[bool, Body]:
         """(True, all of it) if it ends soon, else (False, all of it as it comes)."""

@@ -30,6 +30,7 @@ __all__ = [
     "ForwardMissed",
     "FrameRefused",
     "FramesPublished",
+    "GrpcServed",
     "HttpServed",
     "IntakeCommitted",
     "OwnershipGained",
@@ -535,6 +536,23 @@ class HttpServed(Event, frozen=True, kw_only=True):
     method: str
     route: str
     status: int
+    seconds: float
+
+
+class GrpcServed(Event, frozen=True, kw_only=True):
+    """A gRPC call has ended; a stream may have lasted for days."""
+
+    tag = "grpc.served"
+    text = "grpc served"
+    level = "debug"
+    on_span = "attributes"
+    metrics = (
+        counter("grpc_calls", "gRPC calls ended", labels=("method", "code")),
+        histogram("grpc_call", "gRPC calls ended", labels=("method",)),
+    )
+    method: str
+    code: str
+    """The status: `OK`, `INVALID_ARGUMENT`, ..."""
     seconds: float
 
 

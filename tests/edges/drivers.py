@@ -302,7 +302,9 @@ class RestDriver:
 
 def drivers(world: World, client: httpx.AsyncClient) -> list[Driver]:
     """One for each edge."""
-    return [ServiceDriver(world), RestDriver(world, client)]
+    from tests.edges.websocket_driver import WebSocketDriver
+
+    return [ServiceDriver(world), RestDriver(world, client), WebSocketDriver(world)]
 
 
 CODES = {one.value for one in Code}

@@ -1,0 +1,73 @@
+"""What edges over WebSocket (RFC 6455) have in common: closing codes, whose page it is, and peers that are gone.
+
+Invariant: a peer that neither answers pings nor takes what is sent to it is cut off, and what was kept for it is freed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlsplit
+
+from litestar import WebSocket
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from tidegate.auth import Gate
+from tidegate.errors import Code
+
+__all__ = [
+    "CLOSE",
+    "GONE",
+    "MAX_MESSAGE_BYTES",
+    "PING_SECONDS",
+    "Socket",
+    "SocketProtocol",
+    "is_foreign",
+]
+
+Socket = WebSocket[Any, Any, Any]
+GONE = ClientDisconnected
+"""What sending raises once the peer is not there any more."""
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Of a message from a client; a longer one ends the connection with 1009."""
+PING_SECONDS = 20.0
+"""A peer is pinged so often, and has as long to answer."""
+_STALLED_SECONDS = 30.0
+"""So long may a peer take nothing of what waits for it."""
+
+CLOSE = {Code.UNAUTHENTICATED: 4401, Code.FORBIDDEN: 4403, Code.TOO_SLOW: 4408, Code.INVALID: 4400}
+"""Codes from 4000 on are an application's own (RFC 6455, 7.4.2); these are HTTP's with 4000 added."""
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's own waits for ever until a dead peer takes what was written, and its handler with it."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._patience = self.loop.call_later(_STALLED_SECONDS, lambda: self.transport.abort())
+
+    def resume_writing(self) -> None:
+        self._hurry()
+        super().resume_writing()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hurry()
+        super().connection_lost(exc)
+
+    def _hurry(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
+def is_foreign(socket: Socket, gate: Gate) -> bool:
+    """Whether a page of another site opens this connection where no key is asked for: browsers let any page do so."""
+    origin = socket.headers.get("origin", "")
+    return bool(gate.is_open and origin and urlsplit(origin).netloc != socket.headers.get("host", ""))

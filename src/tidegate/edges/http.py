@@ -33,6 +33,7 @@ from tidegate.errors import Code, LocalServerError, RefusedError
 
 __all__ = [
     "ANYBODY",
+    "STATUS",
     "STREAMED",
     "Reporting",
     "application",
@@ -49,7 +50,7 @@ STREAMED = "streamed"
 """In `opt` of a route: what it answers must not be collected to be compressed."""
 _HEADERS_SECONDS = 10.0
 """A connection that has not sent a request's headers by then is closed."""
-_STATUS = {
+STATUS = {
     Code.INVALID: (400, "Bad request"),
     Code.UNSUPPORTED: (415, "Unsupported"),
     Code.TOO_LARGE: (413, "Too large"),
@@ -94,7 +95,7 @@ def problem(
 
 def refused(_: Request[Any, Any, Any], error: RefusedError) -> Response[bytes]:
     """What HTTP says of a refusal."""
-    status, title = _STATUS[error.code]
+    status, title = STATUS[error.code]
     headers = {}
     if error.code is Code.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = 'Bearer realm="tidegate"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -13,7 +14,7 @@ from tidegate.errors import QueryError
 from tidegate.query import parse_time
 from tidegate.service import Start, refusal
 
-__all__ = ["Problem", "problems", "start_of"]
+__all__ = ["Problem", "in_parts", "problems", "start_of"]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,3 +52,8 @@ def start_of(text: str) -> Start:
         return datetime.fromtimestamp(parse_time(text) / 1000, UTC)
     except (QueryError, OverflowError, OSError, ValueError) as error:
         raise refusal(QueryError(f"start: {error}")) from error
+
+
+async def in_parts(body: bytes) -> AsyncIterator[bytes]:
+    """A body that came as a whole, for publishing: what is long is cut into frames as an upload is."""
+    yield body

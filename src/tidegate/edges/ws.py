@@ -18,7 +18,7 @@ from litestar.types import ControllerRouterHandler
 from tidegate.auth import Principal
 from tidegate.edges import ws_messages as messages
 from tidegate.edges.http import ANYBODY, token_of
-from tidegate.edges.shapes import start_of
+from tidegate.edges.shapes import in_parts, start_of
 from tidegate.edges.sockets import CLOSE, GONE, MAX_MESSAGE_BYTES, Socket, is_foreign
 from tidegate.entities.access_key import Scope
 from tidegate.entities.selection import EventFilter
@@ -125,7 +125,7 @@ class _Session:
             if not isinstance(one, messages.Auth):
                 raise RefusedError(Code.UNAUTHENTICATED, 'say first who you are: {"type":"auth","token":"tg_..."}')
             self._token, ident = one.token, one.id
-        who = await self._gate.enter(self._token, None, "WS /v1/ws", self._peer)
+        who = await self._gate.enter(self._token, None, "WS /v1/ws", self._peer, requests=0)
         told = {
             "type": "welcome",
             "id": ident,
@@ -298,7 +298,7 @@ async def _published(service: Service, who: Principal, one: messages.Publish) ->
         value, content_type = b"\n".join(bytes(raw).replace(b"\n", b" ") for raw in value), "application/x-ndjson"
     elif isinstance(value, str):
         value, content_type = value.encode(), content_type or "text/plain"
-    return await service.publish(who, one.source, value, content_type, one.content_encoding, key=one.key)
+    return await service.publish(who, one.source, in_parts(value), content_type, one.content_encoding, key=one.key)
 
 
 async def _page(service: Service, who: Principal, one: messages.Events) -> Any:

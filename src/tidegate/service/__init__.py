@@ -167,6 +167,18 @@ class Service:
         where = tier or "hot, warm and lake"
         raise RefusedError(Code.NOT_FOUND, f"there is no event {event_id[:200]!r} in {where}")
 
+    async def events(
+        self, principal: Principal, ids: Sequence[str], tier: TierName | None = None, after: str | None = None
+    ) -> dict[str, tuple[str, bytes]]:
+        """As `event` for each of the ids, without those that there is none of."""
+        principal.need("query")
+        names = {one: dict.fromkeys([one, scoped(principal.tenant, one)] if principal.tenant else [one]) for one in ids}
+        wanted = [*dict.fromkeys(name for some in names.values() for name in some)]
+        with _told():
+            answers = await self._asked().get_many(wanted, tier, after=after, visible=principal.visible)
+        found = {one: next((answers[name] for name in some if name in answers), None) for one, some in names.items()}
+        return {one: (answer.tier, answer.events[0]) for one, answer in found.items() if answer}
+
     async def by_correlation(
         self,
         principal: Principal,

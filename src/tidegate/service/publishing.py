@@ -229,14 +229,13 @@ class Publishing:
         return await self._done(call)
 
     async def _checked(self, call: _Call, codec: str, some: Cut, check: Callable[[bytes], str | None]) -> None:
-        for index in some.long:
-            call.refuse(index, f"the record has more than {MAX_RECORD_BYTES} bytes")
         records = some.records
         reasons = [check(record) for record in records]
-        if any(reasons):
-            for index, reason in zip(some.indices, reasons, strict=True):
-                if reason:
-                    call.refuse(index, reason)
+        if some.long or any(reasons):
+            told = {index: reason for index, reason in zip(some.indices, reasons, strict=True) if reason}
+            told |= dict.fromkeys(some.long, f"the record has more than {MAX_RECORD_BYTES} bytes")
+            for index in sorted(told):
+                call.refuse(index, told[index])
             records = [record for record, reason in zip(records, reasons, strict=True) if not reason]
         if records:
             await self._send_records(call, codec, records)

@@ -1,4 +1,4 @@
-"""`/graphql`: queries and mutations over POST, and everything over `graphql-transport-ws`; `graphql_schema` has the rest.
+"""`/graphql`: queries and mutations over POST, and everything over `graphql-transport-ws`.
 
 Invariant: an answer that is not 200 has the shape of GraphQL's errors too, and what one connection may hold is bounded.
 """

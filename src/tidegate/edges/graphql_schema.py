@@ -218,7 +218,11 @@ class Arrivals:
 class Query:
     @strawberry.field
     async def event(
-        self, info: Info, id: strawberry.ID, tier: Tier | None = None, position: str | None = None  # noqa: A002
+        self,
+        info: Info,
+        id: strawberry.ID,
+        tier: Tier | None = None,
+        position: str | None = None,  # noqa: A002
     ) -> Event:
         await info.context.enter("query", "event")
         found = await info.context.events.load((id, tier.value if tier else "", position or ""))
@@ -271,9 +275,10 @@ class Query:
         who = await info.context.enter("query", "counts")
         until_ms = parse_time(until) if until else time.time_ns() // 1_000_000
         totals: Counter[tuple[Any, ...]] = Counter()
+        names = [field.value for field in By]
         for one in await info.context.service.counts(who, parse_time(since), until_ms, position):
             totals[tuple(getattr(one, field.value) if field in by else None for field in By)] += one.count
-        return [Count(*group, count) for group, count in totals.items()]
+        return [Count(**dict(zip(names, group, strict=True)), count=count) for group, count in totals.items()]
 
     @strawberry.field(description="One SELECT over the lake's table `events`.")
     async def sql(

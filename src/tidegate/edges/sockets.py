@@ -20,9 +20,11 @@ __all__ = [
     "CLOSE",
     "GONE",
     "MAX_MESSAGE_BYTES",
+    "PARTS",
     "PING_SECONDS",
     "Socket",
     "SocketProtocol",
+    "continued",
     "is_foreign",
 ]
 
@@ -33,6 +35,8 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Of a message from a client; a longer one ends the connection with 1009."""
 PING_SECONDS = 20.0
 """A peer is pinged so often, and has as long to answer."""
+PARTS = "tidegate.parts"
+"""In a message to `SocketProtocol`: its beginning (bytes), and its end as `continued` has made it."""
 _STALLED_SECONDS = 30.0
 """So long may a peer take nothing of what waits for it."""
 
@@ -61,10 +65,34 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._hurry()
         super().connection_lost(exc)
 
+    async def send(self, message: Any) -> None:
+        """A message of two parts, the second of which was made by `continued`, goes out without being copied."""
+        parts = message.get(PARTS) if message["type"] == "websocket.send" else None
+        if parts is None:
+            await super().send(message)
+            return
+        await self.writable.wait()
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            raise ClientDisconnected
+        head, rest = parts
+        # RFC 6455, 5.2: a text frame that is not final, of at most 125 bytes or else with its length in 16 bits.
+        size = bytes([len(head)]) if len(head) < 126 else b"\x7e" + len(head).to_bytes(2, "big")
+        self.transport.writelines([b"\x01" + size + head, rest])
+
     def _hurry(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+
+def continued(payload: bytes) -> bytes:
+    """The second and last frame of a message (RFC 6455, 5.4), the same for all that it is sent to."""
+    return b"\x80\x7f" + len(payload).to_bytes(8, "big") + payload if len(payload) > 0xFFFF else _short(payload)
+
+
+def _short(payload: bytes) -> bytes:
+    size = len(payload)
+    return b"\x80" + (bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2, "big")) + payload
 
 
 def is_foreign(socket: Socket, gate: Gate) -> bool:

@@ -7,6 +7,7 @@ requests under way, its subscriptions, and the events kept for each); and when i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -19,12 +20,12 @@ from tidegate.auth import Principal
 from tidegate.edges import ws_messages as messages
 from tidegate.edges.http import ANYBODY, token_of
 from tidegate.edges.shapes import in_parts, start_of
-from tidegate.edges.sockets import CLOSE, GONE, MAX_MESSAGE_BYTES, Socket, is_foreign
+from tidegate.edges.sockets import CLOSE, GONE, MAX_MESSAGE_BYTES, PARTS, Socket, is_foreign
 from tidegate.entities.access_key import Scope
 from tidegate.entities.selection import EventFilter
 from tidegate.errors import Code, QueryError, RefusedError
 from tidegate.query import parse_time
-from tidegate.service import Feed, Published, Service, refusal
+from tidegate.service import Feed, Published, Service, Sharing, refusal
 
 __all__ = ["routes"]
 
@@ -51,6 +52,8 @@ _SCOPES: dict[type[Any], Scope | None] = {
 def routes(service: Service) -> list[ControllerRouterHandler]:
     """The route."""
 
+    sharing = Sharing(messages.events)
+
     # No scope: browsers cannot send headers, so who it is may come with the first message.
     @websocket("/v1/ws", opt={"scope": ANYBODY})
     async def connected(socket: Socket) -> None:
@@ -58,7 +61,7 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
             await socket.close(1008)
             return
         await socket.accept()
-        await _Session(service, socket).run()
+        await _Session(service, socket, sharing).run()
 
     return [connected]
 
@@ -66,7 +69,8 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
 class _Session:
     """One connection."""
 
-    def __init__(self, service: Service, socket: Socket) -> None:
+    def __init__(self, service: Service, socket: Socket, sharing: Sharing[bytes]) -> None:
+        self._sharing = sharing
         self._service = service
         self._gate = service.gate
         self._socket = socket
@@ -93,7 +97,7 @@ class _Session:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 if not await self._welcomed():
-                    return
+                    return None
         except TimeoutError:
             return await self._end(RefusedError(Code.TOO_SLOW, "no message with a key has come in time"))
         except RefusedError as error:
@@ -206,24 +210,36 @@ class _Session:
                 min_severity=one.min_severity,
                 fields=one.fields,
             )
-            async with self._service.subscribe(
-                who,
-                start=start_of(one.start),
-                types=one.types,
-                where=where,
-                most=one.buffer,
-                slow=one.slow,
-                acks=one.acks,
-            ) as feed:
-                self._feeds[one.id] = self._feeds[one.id][0], feed
+            how: dict[str, Any] = {"types": one.types, "where": where, "most": one.buffer, "slow": one.slow}
+            async with contextlib.AsyncExitStack() as stack:
+                live = feed = None
+                if one.start == "now" and not one.acks:
+                    live = await stack.enter_async_context(self._service.live(who, self._sharing, **how))
+                else:
+                    feed = await stack.enter_async_context(
+                        self._service.subscribe(who, start=start_of(one.start), acks=one.acks, **how)
+                    )
+                    self._feeds[one.id] = self._feeds[one.id][0], feed
                 begun = True
                 await self._send(messages.reply(one.id, {"subscription": one.id}))
-                head = '{"type":"events","id":' + msgspec.json.encode(one.id).decode()
                 while True:
-                    for piece in messages.events(await feed.next(_BATCH)):
-                        await self._send(head + piece)
+                    if live is not None:
+                        left_out, piece = await live.next()
+                        await self._send_events(one.id, left_out, piece)
+                        continue
+                    assert feed is not None
+                    batch = await feed.next(_BATCH)
+                    left_out = batch.left_out
+                    for _, piece in messages.events(batch.items):
+                        await self._send_events(one.id, left_out, piece)
+                        left_out = 0
         except RefusedError as error:
             await self._send(messages.error(one.id, error, "ended" if begun else "error"))
+
+    async def _send_events(self, ident: str, left_out: int, piece: bytes) -> None:
+        self._sent = time.monotonic()
+        parts = messages.events_head(ident, left_out), piece
+        await self._socket.send({"type": "websocket.send", PARTS: parts})  # type: ignore[arg-type]
 
     async def _answer(self, who: Principal, one: messages.Message) -> None:
         try:
@@ -282,10 +298,8 @@ def _unknown(name: str) -> Any:
 
 
 async def _while_there(work: Coroutine[Any, Any, None]) -> None:
-    try:
+    with contextlib.suppress(GONE):  # whoever receives learns of it too
         await work
-    except GONE:
-        pass  # whoever receives learns of it too
 
 
 async def _published(service: Service, who: Principal, one: messages.Publish) -> Published:

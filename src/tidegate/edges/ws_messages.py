@@ -5,15 +5,17 @@ Invariant: every request is answered with one `reply` or one `error` that bears 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from tidegate.edges.sockets import continued
 from tidegate.entities.selection import EventType
 from tidegate.errors import RefusedError
 from tidegate.query import TierName
-from tidegate.service import Batch, Slow
+from tidegate.service import Item, Slow
 
 __all__ = [
     "Ack",
@@ -32,6 +34,7 @@ __all__ = [
     "decode",
     "error",
     "events",
+    "events_head",
     "ident_of",
     "reply",
 ]
@@ -178,26 +181,28 @@ def error(ident: str, refused: RefusedError, kind: Literal["error", "ended"] = "
     return _text(told)
 
 
-def events(batch: Batch) -> list[str]:
-    """All of a message about these events but its beginning, `{"type":"events","id":"..."`."""
-    pieces: list[str] = []
+def events(items: Sequence[Item]) -> list[tuple[int, bytes]]:
+    """All of the messages about these events but their beginnings (`events_head`), as WebSocket frames."""
+    pieces: list[tuple[int, bytes]] = []
     parts: list[bytes] = []
-    size, left_out = 0, batch.left_out
-
-    def close() -> None:
-        nonlocal size, left_out
-        head = b',"left_out":%d,"events":[' % left_out
-        pieces.append((head + b",".join(parts) + b"]}").decode())
-        size = left_out = 0
-        parts.clear()
-
-    for position, line in batch.items:
+    size = 0
+    for position, line in items:
         if parts and size + len(line) > _PIECE_BYTES:
-            close()
+            pieces.append((len(parts), _rest(parts)))
+            parts, size = [], 0
         parts.append(b'{"position":"%b","event":%b}' % (position.encode(), line))
         size += len(line)
-    close()
+    if parts:
+        pieces.append((len(parts), _rest(parts)))
     return pieces
+
+
+def _rest(parts: list[bytes]) -> bytes:
+    return continued(b',"count":%d,"events":[%b]}' % (len(parts), b",".join(parts)))
+
+
+def events_head(ident: str, left_out: int) -> bytes:
+    return msgspec.json.encode({"type": "events", "id": ident, "left_out": left_out})[:-1]
 
 
 def _text(told: Any) -> str:

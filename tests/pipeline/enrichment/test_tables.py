@@ -31,7 +31,13 @@ def _load(path: Path, content: bytes, key: str = "hostname", **settings: Any) ->
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.csv", CSV), ("a.csv.gz", gzip.compress(CSV, mtime=0)), ("a.ndjson", LINES), ("a.json", LIST), ("a.json", LINES)],
+    [
+        ("a.csv", CSV),
+        ("a.csv.gz", gzip.compress(CSV, mtime=0)),
+        ("a.ndjson", LINES),
+        ("a.json", LIST),
+        ("a.json", LINES),
+    ],
 )
 def test_rows_are_found_by_their_key(tmp_path: Path, name: str, content: bytes) -> None:
     table, report = _load(tmp_path / name, content)

@@ -115,14 +115,15 @@ async def _plain(lines: list[bytes]) -> float:
     first = b"\x01" + bytes([len(head)]) + head
     items = [Item("1-1", line) for line in lines]
     pieces = [piece for at in range(0, len(items), 500) for _, piece in ws_messages.events(items[at : at + 500])]
-    begin = asyncio.Event()
+    begin, done = asyncio.Event(), asyncio.Event()
 
     async def send(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await begin.wait()
         for piece in pieces:
             writer.writelines([first, piece])
             await writer.drain()
-        await asyncio.sleep(60)  # until it is cancelled, or the readers are gone
+        await done.wait()
+        writer.close()
 
     server = await asyncio.start_server(send, HOST, 0)
     try:
@@ -133,5 +134,6 @@ async def _plain(lines: list[bytes]) -> float:
             await readers.have(len(lines))
             return len(lines) / (time.monotonic() - start)
     finally:
+        done.set()
         server.close()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.1)

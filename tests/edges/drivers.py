@@ -280,7 +280,7 @@ class RestDriver:
     async def subscribe(
         self, key: str, start: str = "now", source: str = "", types: tuple[str, ...] = ()
     ) -> AsyncIterator[Reader | Refused]:
-        query: list[tuple[str, str]] = [("start", start), ("source", source), *(("types", one) for one in types)]
+        query = (("start", start), ("source", source), *(("types", one) for one in types))
         async with self._client.stream(
             "GET", f"{self._world.ingest_url}/v1/stream", params=query, headers=self._headers(key)
         ) as answer:

@@ -24,9 +24,9 @@ EVENT = "query($id: ID!, $position: String) { event(id: $id, position: $position
 PAGE = "{ nodes { data } pageInfo { endCursor hasNextPage } }"
 CORRELATION = (
     "query($name: String!, $first: Int!, $cursor: String, $position: String) {"
-    "  events(correlationId: $name, first: $first, after: $cursor, position: $position) %s }" % PAGE
+    "  events(correlationId: $name, first: $first, after: $cursor, position: $position) " + PAGE + " }"
 )
-OBSERVABLE = "query($value: String!, $first: Int!) { events(observable: $value, first: $first) %s }" % PAGE
+OBSERVABLE = "query($value: String!, $first: Int!) { events(observable: $value, first: $first) " + PAGE + " }"
 COMMAND = """mutation($kind: String!, $id: ID!, $command: JSON!) {
   command(kind: $kind, id: $id, command: $command) { version } }"""
 ENTITY = "query($kind: String!, $id: ID!) { entity(kind: $kind, id: $id) { version state } }"
@@ -113,9 +113,7 @@ class GraphQLDriver:
             try:
                 assert json.loads(await one.recv())["type"] == "connection_ack"
             except ConnectionClosed as error:
-                assert error.rcvd is not None
-                assert error.rcvd.code == 4403
-                yield Refused("unauthenticated")
+                yield Refused("unauthenticated" if error.rcvd and error.rcvd.code == 4403 else f"{error}")
                 return
             yield one
 

@@ -110,7 +110,8 @@ BAD: dict[str, tuple[Any, dict[str, str], int, str]] = {
     "no command": (
         {"query": 'mutation { command(kind: "alert", id: "x", command: 3) { version } }'}, {}, 200, "invalid",
     ),
-    "two bodies": ({"query": 'mutation { publish(source: "app", text: "a", body: "") { records } }'}, {}, 200, "invalid"),
+    "two bodies": ({"query": 'mutation { publish(source: "app", text: "a", body: "") { records } }'}, {}, 200,
+        "invalid"),
     "no base64": ({"query": 'mutation { publish(source: "app", body: "%") { records } }'}, {}, 200, "invalid"),
 }  # fmt: skip
 
@@ -161,14 +162,16 @@ async def test_counts_can_be_grouped(edges: World, client: httpx.AsyncClient, al
     after = await published(edges, all_drivers[0], "root", ident(), 20)
     parts = " ".join(f'{name.lower()}: counts(by: [{name}], position: "{after}") {{ classUid minuteMs count }}'
                      for name in ("CLASS", "MINUTE", "SEVERITY"))  # fmt: skip
-    told = (await post(edges, client, {"query": f'{{ all: counts(by: [], position: "{after}") {{ count }} {parts} }}'})).json()["data"]
+    told = (
+        await post(edges, client, {"query": f'{{ all: counts(by: [], position: "{after}") {{ count }} {parts} }}'})
+    ).json()["data"]
     (total,) = told.pop("all")
     assert total["count"] >= 20
     assert {sum(one["count"] for one in group) for group in told.values()} == {total["count"]}
-    assert all(one["classUid"] and one["minuteMs"] is None for one in told["class"])
+    assert all(one["classUid"] is not None and one["minuteMs"] is None for one in told["class"])
 
 
-SOCKET_BAD = {
+SOCKET_BAD: dict[str, tuple[str | bytes, int]] = {
     "binary": (b"\0", 4400),
     "no JSON": ("{", 4400),
     "an array": ("[]", 4400),

@@ -2,8 +2,8 @@
 
 Invariant: they look at the beginnings of messages only, for the count of the events in them, and pass over the rest.
 
-`python -m tidegate.bench.readers PORT READERS plain|websocket` prints `ready` when all of them have subscribed, and then, as often
-as it changes, how many events the slowest has got.
+`python -m tidegate.bench.readers PORT READERS plain|websocket` prints `ready` when all of them have
+subscribed, and then, as often as it changes, how many events the slowest has got.
 """
 
 from __future__ import annotations

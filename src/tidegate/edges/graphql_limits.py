@@ -52,7 +52,7 @@ class Limits(SchemaExtension):
     """Refuses documents that are over a limit."""
 
     def on_operation(self) -> Iterator[None]:
-        self.execution_context.parse_options["max_tokens"] = MAX_TOKENS  # type: ignore[typeddict-unknown-key]
+        self.execution_context.parse_options["max_tokens"] = MAX_TOKENS
         yield
 
     def on_parse(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ class Context:
             groups[tier, after].append(event_id)
         found: dict[_Key, tuple[str, bytes]] = {}
         for (tier, after), ids in groups.items():
-            answers = await self.service.events(who, ids, cast("TierName", tier) or None, after or None)
+            answers = await self.service.events(who, ids, cast("TierName | None", tier or None), after or None)
             found |= {(one, tier, after): answer for one, answer in answers.items()}
         missing = RefusedError(Code.NOT_FOUND, "there is no such event in the tiers that were asked")
         return [found.get(key, missing) for key in keys]
@@ -220,9 +220,9 @@ class Query:
     async def event(
         self,
         info: Info,
-        id: strawberry.ID,
+        id: strawberry.ID,  # noqa: A002
         tier: Tier | None = None,
-        position: str | None = None,  # noqa: A002
+        position: str | None = None,
     ) -> Event:
         await info.context.enter("query", "event")
         found = await info.context.events.load((id, tier.value if tier else "", position or ""))

@@ -288,9 +288,10 @@ def _understood(received: Any) -> messages.Message:
     if text is None:
         raise RefusedError(Code.INVALID, "messages are JSON in text frames, and this frame is binary")
     try:
-        return messages.decode(text)
+        one: messages.Message = messages.decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise RefusedError(Code.INVALID, f"no message that is known: {error}"[:300]) from error
+    return one
 
 
 def _unknown(name: str) -> Any:

@@ -78,6 +78,8 @@ def assert_nothing_left(folder: Path) -> None:
         "rebuild-hot",
         "rebuild-warm",
         "rebuild-lake",
+        "websocket",
+        "query",
     ],
 )
 def test_a_benchmark_prints_one_complete_json_object_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:

@@ -338,20 +338,26 @@ class Process:
 
     def _routes(self) -> list[ControllerRouterHandler]:
         if self.name == "event-streaming":
-            from tidegate.edges import rest_entities, rest_ingest, rest_stream
+            from tidegate.edges import rest_entities, rest_ingest, rest_stream, ws
 
             service = self.service
-            return [*rest_ingest.routes(service), *rest_stream.routes(service), *rest_entities.routes(service)]
+            return [
+                *rest_ingest.routes(service),
+                *rest_stream.routes(service),
+                *rest_entities.routes(service),
+                *ws.routes(service),
+            ]
         if self.name == "transformation-pipeline":
             from tidegate.edges import rest_pipelines
 
             return rest_pipelines.routes(lambda: self.lifecycle, lambda: self.system)
         if self.name == "storage-manager":
-            from tidegate.edges import rest_query
+            from tidegate.edges import graphql, rest_query, ws
             from tidegate.query import Queries
 
             self.queries = Queries(self.models, None)
-            return rest_query.routes(self.service)
+            service = self.service
+            return [*rest_query.routes(service), *graphql.routes(service), *ws.routes(service)]
         return []
 
     def _micro_services(self, bus: Bus) -> contextlib.AbstractAsyncContextManager[None]:

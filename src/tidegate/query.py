@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 import msgspec
 
@@ -86,6 +86,13 @@ class Searchable(ReadModel, Protocol):
     async def by_observable(
         self, value: str, limit: int = 100, *, since_ms: int | None = None, until_ms: int | None = None
     ) -> list[bytes] | Found: ...
+
+
+@runtime_checkable
+class _ManyAtOnce(Protocol):
+    """A tier that looks up many ids with one call."""
+
+    async def get_many(self, ids: Sequence[str]) -> dict[str, bytes]: ...
 
 
 Visible = Callable[[Sequence[bytes]], list[bytes]]
@@ -178,6 +185,38 @@ class Queries:
             return _shown(_answer(model.name, await model.get(event_id)), visible)
 
         return await self._first("get", tier, after, look)
+
+    async def get_many(
+        self,
+        ids: Sequence[str],
+        tier: TierName | None = None,
+        *,
+        after: str | None = None,
+        visible: Visible | None = None,
+    ) -> dict[str, Answer]:
+        """The events with these ids, as far as there are any: as `get`, but with one call to hot, and one to warm."""
+        found: dict[str, Answer] = {}
+
+        async def look(model: Searchable) -> Answer:
+            missing = [one for one in ids if one not in found]
+            if isinstance(model, _ManyAtOnce):
+                there = await model.get_many(missing)
+                answers = {one: Answer(tier=model.name, events=[line]) for one, line in there.items()}
+            else:
+                answers = {one: _answer(model.name, await model.get(one)) for one in missing}
+            for one, answer in answers.items():
+                if (shown := _shown(answer, visible)).events:
+                    found[one] = shown
+            # All of them, or the next tier is asked for the others.
+            complete = len(found) == len(set(ids))
+            return Answer(tier=model.name, events=[one.events[0] for one in found.values()] if complete else [])
+
+        try:
+            await self._first("get", tier, after, look)
+        except TierUnavailableError:
+            if not found:
+                raise
+        return found
 
     async def by_correlation(
         self,

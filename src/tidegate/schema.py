@@ -94,8 +94,7 @@ def _avsc(name: str) -> bytes:
 
 
 def drift(folder: Path, declarations: Declarations) -> list[str]:
-    """The names of files that differ from what would be generated, are missing, or are not generated at all, but for the
-    one that is written by hand."""
+    """The names of files that differ from what would be generated, are missing, or are not generated (nor by hand)."""
     expected = generate(declarations)
     paths = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     found = {path.name: path.read_bytes() for path in paths if path.name != SERVICES}

@@ -312,7 +312,10 @@ class RestDriver:
 
 def drivers(world: World, client: httpx.AsyncClient) -> list[Driver]:
     """One for each edge."""
-    return [ServiceDriver(world), RestDriver(world, client)]
+    from tests.edges.graphql_driver import GraphQLDriver
+    from tests.edges.websocket_driver import WebSocketDriver
+
+    return [ServiceDriver(world), RestDriver(world, client), WebSocketDriver(world), GraphQLDriver(world, client)]
 
 
 CODES = {one.value for one in Code}

@@ -23,7 +23,16 @@ from tidegate.auth import Gate
 from tidegate.auth.keys import new_key
 from tidegate.bus import connect
 from tidegate.config import Auth, Grpc, Settings
-from tidegate.edges import grpc_server, micro_services, rest_entities, rest_ingest, rest_query, rest_stream
+from tidegate.edges import (
+    graphql,
+    grpc_server,
+    micro_services,
+    rest_entities,
+    rest_ingest,
+    rest_query,
+    rest_stream,
+    ws,
+)
 from tidegate.edges.http import application, serving
 from tidegate.entities.access_key import KIND, SCOPES, AccessKeys, Grant, Revoke
 from tidegate.entities.alert import Alerts
@@ -199,7 +208,9 @@ async def world(settings: Settings, auth: Auth) -> AsyncIterator[World]:
         one = World(service, System(bus, log), log, settings)
         ingest = [*rest_ingest.routes(service), *rest_stream.routes(service), *rest_entities.routes(service)]
         one.ingest_url = await stack.enter_async_context(served(gate, ingest))
-        one.query_url = await stack.enter_async_context(served(gate, rest_query.routes(service)))
+        one.query_url = await stack.enter_async_context(
+            served(gate, [*rest_query.routes(service), *graphql.routes(service), *ws.routes(service)])
+        )
         await stack.enter_async_context(
             micro_services.offered(
                 bus, service, query=micro_services.query(service), entities=micro_services.entities(service)

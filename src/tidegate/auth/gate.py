@@ -39,8 +39,13 @@ class Gate:
         """Whether everybody may do everything."""
         return self._settings.mode == "off"
 
-    async def enter(self, token: str, scope: Scope | None, what: str, peer: str = "") -> Principal:
-        """Who has this key or token, if they may do `what`, which needs `scope`. Raises RefusedError."""
+    async def enter(
+        self, token: str, scope: Scope | None, what: str, peer: str = "", *, requests: int = 1
+    ) -> Principal:
+        """Who has this key or token, if they may do `what`, which needs `scope` and counts as so many requests.
+
+        Raises RefusedError.
+        """
         if self.is_open:
             return LOCAL
         who = tenant = ""
@@ -56,7 +61,7 @@ class Gate:
                 raise RefusedError(
                     Code.RATE_LIMITED, f"{principal.id} may do {rate:g} requests and records a second", after=pause
                 )
-            self._buckets.take(principal.id, rate, 1)
+            self._buckets.take(principal.id, rate, requests)
         except RefusedError as error:
             detail = "" if error.code is Code.RATE_LIMITED else error.problem
             self.audit.add(who, what, error.code.value, detail=detail, peer=peer, tenant=tenant)

@@ -34,6 +34,8 @@ Name = Literal[
     "rebuild-hot",
     "rebuild-warm",
     "rebuild-lake",
+    "websocket",
+    "query",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 
@@ -136,6 +138,14 @@ async def _run(name: Name, settings: Settings, events: int | None, seconds: floa
             from tidegate.bench import over_grpc
 
             return await over_grpc.run(settings, external=external, **given)
+        case "websocket":
+            from tidegate.bench import websocket
+
+            return await websocket.run(settings, external=external, **given)
+        case "query":
+            from tidegate.bench import query
+
+            return await query.run(settings, external=external, **given)
         case _:
             from tidegate.bench import tiers
 

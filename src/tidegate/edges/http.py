@@ -29,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tidegate import telemetry
 from tidegate.auth import Gate, Principal
 from tidegate.config import Auth
+from tidegate.edges.sockets import MAX_MESSAGE_BYTES, PING_SECONDS, SocketProtocol
 from tidegate.errors import Code, LocalServerError, RefusedError
 
 __all__ = [
@@ -291,6 +292,12 @@ def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine
     config = uvicorn.Config(
         app,
         http=_Protocol,
+        ws=SocketProtocol,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
+        # Compressing anew for each of many readers costs more than sending, and inflating may be made to.
+        ws_per_message_deflate=False,
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -20,11 +19,10 @@ from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 
 from tidegate.edges.http import STREAMED, principal_of, token_of
-from tidegate.edges.shapes import problems
+from tidegate.edges.shapes import problems, start_of
 from tidegate.entities.selection import EventFilter
-from tidegate.errors import QueryError, RefusedError
-from tidegate.query import parse_time
-from tidegate.service import Batch, Service, Slow, Start, refusal
+from tidegate.errors import RefusedError
+from tidegate.service import Batch, Service, Slow
 
 __all__ = ["routes"]
 
@@ -77,7 +75,7 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
         feed = await stack.enter_async_context(
             service.subscribe(
                 principal_of(request),
-                start=request.headers.get("last-event-id") or _start(start or "now"),
+                start=request.headers.get("last-event-id") or start_of(start or "now"),
                 types=[int(one) if one.isdecimal() else one for one in types or ()],
                 where=where,
                 most=buffer,
@@ -102,16 +100,6 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
         )
 
     return [stream]
-
-
-def _start(text: str) -> Start:
-    """A time where it can be one."""
-    if text in ("now", "start") or text.startswith("LOG/") or text.replace("-", "").isdecimal():
-        return text
-    try:
-        return datetime.fromtimestamp(parse_time(text) / 1000, UTC)
-    except (QueryError, OverflowError, OSError, ValueError) as error:
-        raise refusal(QueryError(f"start: {error}")) from error
 
 
 def _encoded(batch: Batch) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,11 +32,27 @@ from tidegate.errors import (
 from tidegate.log import Log
 from tidegate.pipeline.tenants import scoped
 from tidegate.query import Queries, TierName
-from tidegate.service.following import Batch, Feed, Item, Slow, Start, following
+from tidegate.service.following import Batch, Feed, Item, Slow, Start, check_reader, following
 from tidegate.service.paging import Page, paged
 from tidegate.service.publishing import Body, Published, Publishing, Refusal
+from tidegate.service.sharing import Live, Sharing
 
-__all__ = ["Batch", "Body", "Feed", "Item", "Page", "Published", "Refusal", "Service", "Slow", "Start", "refusal"]
+__all__ = [
+    "Batch",
+    "Body",
+    "Feed",
+    "Item",
+    "Page",
+    "Published",
+    "Refusal",
+    "Service",
+    "Sharing",
+    "Slow",
+    "Start",
+    "refusal",
+]
+
+T = TypeVar("T")
 
 TENANT_KINDS = frozenset({"correlation", "alert"})
 """Their ids are made of correlation ids, which begin with the tenant's name."""
@@ -153,6 +169,32 @@ class Service:
             ) as feed:  # fmt: skip
                 yield feed
 
+    @contextlib.asynccontextmanager
+    async def live(
+        self,
+        principal: Principal,
+        sharing: Sharing[T],
+        *,
+        types: Sequence[EventType] = (),
+        where: EventFilter = EventFilter(),  # noqa: B008 - frozen
+        most: int = 1000,
+        slow: Slow = "hold",
+    ) -> AsyncIterator[Live[T]]:
+        """What is logged from now on, as `subscribe` would give it, with a feed that those who want the same share."""
+        check_reader(principal, most, slow)
+        grant = principal.grant
+        key = grant.tenant, grant.sources, tuple(types), msgspec.json.encode(where)
+
+        def alone(start: Start, most: int) -> contextlib.AbstractAsyncContextManager[Feed]:
+            return self.subscribe(principal, start=start, types=types, where=where, most=most)
+
+        async def end() -> int:
+            return (await Log(self._connected(), self._shards).state()).last_sequence
+
+        with _told():
+            async with sharing.join(key, alone, end, most, slow) as reader:
+                yield reader
+
     # -- query --------------------------------------------------------------------------------------------------
 
     async def event(
@@ -168,6 +210,18 @@ class Service:
                     return answer.tier, answer.events[0]
         where = tier or "hot, warm and lake"
         raise RefusedError(Code.NOT_FOUND, f"there is no event {event_id[:200]!r} in {where}")
+
+    async def events(
+        self, principal: Principal, ids: Sequence[str], tier: TierName | None = None, after: str | None = None
+    ) -> dict[str, tuple[str, bytes]]:
+        """As `event` for each of the ids, without those that there is none of."""
+        principal.need("query")
+        names = {one: dict.fromkeys([one, scoped(principal.tenant, one)] if principal.tenant else [one]) for one in ids}
+        wanted = [*dict.fromkeys(name for some in names.values() for name in some)]
+        with _told():
+            answers = await self._asked().get_many(wanted, tier, after=after, visible=principal.visible)
+        found = {one: next((answers[name] for name in some if name in answers), None) for one, some in names.items()}
+        return {one: (answer.tier, answer.events[0]) for one, answer in found.items() if answer}
 
     async def by_correlation(
         self,

@@ -26,7 +26,7 @@ from tidegate.entities.selection import EventFilter, EventType, selecting
 from tidegate.errors import BusError, BusUnavailableError, Code, ConfigError, RefusedError
 from tidegate.log import Log
 
-__all__ = ["Batch", "Feed", "Item", "Slow", "Start", "following"]
+__all__ = ["Batch", "Feed", "Item", "Slow", "Start", "check_reader", "following"]
 
 Slow = Literal["hold", "skip"]
 Start = Literal["now", "start"] | datetime.datetime | str
@@ -165,6 +165,15 @@ def _lines(payload: bytes) -> list[bytes]:
     return frame.inflate(payload, "zstd", 2**31).split(b"\n")[:-1]
 
 
+def check_reader(principal: Principal, most: int, slow: str) -> None:
+    """Raises RefusedError for who may not subscribe, or not like this."""
+    principal.need("subscribe")
+    if not 1 <= most <= 100_000:
+        raise RefusedError(Code.INVALID, f"the buffer holds from 1 to 100000 events, not {most}")
+    if slow not in ("hold", "skip"):
+        raise RefusedError(Code.INVALID, "a slow reader is held back (hold) or passed over (skip)")
+
+
 @contextlib.asynccontextmanager
 async def following(
     bus: Bus,
@@ -182,11 +191,7 @@ async def following(
 
     Raises RefusedError for a filter or a start that makes no sense.
     """
-    principal.need("subscribe")
-    if not 1 <= most <= 100_000:
-        raise RefusedError(Code.INVALID, f"the buffer holds from 1 to 100000 events, not {most}")
-    if slow not in ("hold", "skip"):
-        raise RefusedError(Code.INVALID, "a slow reader is held back (hold) or passed over (skip)")
+    check_reader(principal, most, slow)
     try:
         wanted = selecting(tuple(types), where)
     except ConfigError as error:

@@ -6,8 +6,6 @@ import asyncio
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import grpc
@@ -15,7 +13,7 @@ import nats
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.system.harness import ROOT, System, system
+from tests.system.harness import System, system
 from tidegate.proto import services_pb2 as pb
 from tidegate.proto.services_pb2_grpc import EventsStub, QueriesStub
 
@@ -72,23 +70,6 @@ async def test_what_is_published_over_grpc_is_found_over_grpc_and_over_nats(runn
             assert json.loads(answer.data)["version"] == 1
         finally:
             await client.close()
-
-
-@pytest.mark.parametrize("page", ["grpc.md", "nats.md"])
-def test_the_clients_that_the_pages_show_work(running: System, page: str) -> None:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    ports = running.settings.grpc
-    for usual, port in {
-        8090: ports.event_streaming_port,
-        8093: ports.storage_manager_port,
-        4222: running.settings.local.nats_port,
-    }.items():
-        code = code.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{port}")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) >= 2
-    assert "refused" not in done.stdout
 
 
 async def test_a_process_ends_at_once_though_somebody_subscribes(running: System) -> None:

@@ -408,6 +408,21 @@ class Process:
             self.lifecycle = Lifecycle(self.declared.shards, rules_folder(settings), place)
             await self.lifecycle.start()
 
+        while True:
+            try:
+                await self._serve()
+                return
+            except BusUnavailableError as error:
+                # The connection was lost before all that lives with an outage had begun.
+                telemetry.emit(telemetry.CellWaiting(cell=self.name, error=str(error), retry_in_seconds=1.0))
+                self._waiting_for = "NATS"
+                self.cells.clear()
+                await anyio.sleep(1)
+
+    async def _serve(self) -> None:
+        """On one connection, for as long as it goes on or comes back. Raises BusUnavailableError only at the start."""
+        settings = self.settings
+
         def waiting(error: BusUnavailableError, pause: float) -> None:
             telemetry.emit(telemetry.CellWaiting(cell=self.name, error=str(error), retry_in_seconds=pause))
 

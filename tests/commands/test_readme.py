@@ -30,8 +30,6 @@ def _with_ports(text: str, settings: Settings) -> str:
         8084: settings.http.entities_port,
         8090: settings.grpc.event_streaming_port,
         8093: settings.grpc.storage_manager_port,
-        8090: settings.grpc.event_streaming_port,
-        8093: settings.grpc.storage_manager_port,
     }.items():
         text = text.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{port}")
     return text

@@ -56,7 +56,7 @@ async def loaded(two: System) -> AsyncIterator[tuple[Bus, Load]]:
 
 
 def _running(cells: dict[str, str]) -> set[str]:
-    return {cell for cell, state in cells.items() if state == "running"}
+    return {cell for cell, state in cells.items() if state == "running" and cell.startswith("intake.")}
 
 
 async def _all_owned(two: System) -> bool:

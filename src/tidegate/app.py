@@ -350,7 +350,9 @@ class Process:
         if self.name == "transformation-pipeline":
             from tidegate.edges import rest_pipelines
 
-            return rest_pipelines.routes(lambda: self.lifecycle, lambda: self.system)
+            return rest_pipelines.routes(
+                lambda: self.lifecycle, lambda: self.system, lambda: self.bus, self.settings.ingest.max_inflated_bytes
+            )
         if self.name == "storage-manager":
             from tidegate.edges import graphql, rest_query, ws
             from tidegate.query import Queries

@@ -18,11 +18,12 @@ from tidegate import subject
 from tidegate.actor.system import System
 from tidegate.bus import Bus
 from tidegate.entities.pipeline import KIND, Activate, Define, PipelineHistory, RecordTrial, RollBack
+from tidegate.errors import CommandRefusedError, StageError
 from tidegate.pipeline.definition import parse_definition
 from tidegate.pipeline.library import Library
 from tidegate.pipeline.optimiser.measure import per_record
 from tidegate.pipeline.optimiser.optimise import Report, takes
-from tidegate.pipeline.runner import Pipeline, RawFrame
+from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
 from tidegate.pipeline.trial import compare
 from tidegate.sample import newest
 
@@ -31,6 +32,9 @@ __all__ = ["Watched", "put_into_use", "watch"]
 _LOOK_SECONDS = 2.0
 _MOST_RECORDS = 2_000
 """Looked at each time."""
+_LEAST_LOOKS = 3
+_SLOWER = 0.05
+"""Within this, and with fewer looks, it may be noise."""
 
 
 class Watched(Struct, kw_only=True):
@@ -45,10 +49,21 @@ class Watched(Struct, kw_only=True):
 
 
 async def put_into_use(system: System, report: Report, by: str) -> bool:
-    """Defines the candidate, notes how it did, and activates it if it is better; whether it is."""
+    """Defines the candidate, notes how it did, and activates it if it is better; whether it is.
+
+    Raises CommandRefusedError where another version than the measured one is in use by now, or the candidate was rolled
+    back before.
+    """
     candidate, name = report.candidate, report.pipeline
     if candidate is None:
         return False
+    known = msgspec.json.decode((await system.get(KIND, name)).state, type=PipelineHistory | None) or PipelineHistory()
+    if known.active != report.version:
+        problem = f"version {report.version} was measured, but {known.active or 'none'} is in use"
+        raise CommandRefusedError("not_in_use", problem)
+    if candidate.version in known.rejected:
+        problem = f"version {candidate.version} was rolled back before; activate it by hand if you want it"
+        raise CommandRefusedError("rejected", problem)
     gain = candidate.gain
     define = Define(
         candidate.text,
@@ -66,9 +81,9 @@ async def put_into_use(system: System, report: Report, by: str) -> bool:
         seconds_before=gain.before * per_second if gain else 0.0,
         seconds_after=gain.after * per_second if gain else 0.0,
     )
-    await system.ask(KIND, name, trial)
+    tried = await system.ask(KIND, name, trial)
     if candidate.better:
-        await system.ask(KIND, name, Activate(candidate.version, by=by))
+        await system.ask(KIND, name, Activate(candidate.version, by=by), expected_version=tried.version)
     return candidate.better
 
 
@@ -76,7 +91,7 @@ async def watch(
     bus: Bus, system: System, library: Library, report: Report, seconds: float, max_inflated: int
 ) -> Watched:
     """Runs what comes within `seconds` through both versions; rolls the candidate back if it does otherwise than the
-    original, or is slower."""
+    original, stops where that does not, or is clearly slower. Where nothing comes, it stays, and nothing is known."""
     assert report.candidate is not None
     name, candidate = report.pipeline, report.candidate.version
     old, new = _with(library, name, report.text), _with(library, name, report.candidate.text)
@@ -88,16 +103,21 @@ async def watch(
         end = (await bus.stream(subject.INGEST)).last_sequence
         frames = [one async for one in newest(bus, "", _MOST_RECORDS, max_inflated, after=seen)]
         seen = end
-        look = await asyncio.to_thread(_looked, old, new, name, frames)
+        reason = ""
+        try:
+            look = await asyncio.to_thread(_looked, old, new, name, frames)
+        except StageError as error:
+            look, reason = Watched(), f"it stops where {report.version} does not: {error}"
         found.records += look.records
         found.differing += look.differing
         if look.records:
             gains.append(look.gain)
             found.gain = median(gains)
-        reason = ""
-        if found.differing:
+        if reason:
+            found.differing += 1
+        elif found.differing:
             reason = f"{found.differing} of {found.records} records came out otherwise than with {report.version}"
-        elif left <= 0 and gains and found.gain < 0:
+        elif left <= 0 and len(gains) >= _LEAST_LOOKS and found.gain < -_SLOWER:
             reason = f"it takes {-found.gain:.0%} more time than {report.version} on {found.records} later records"
         if reason:
             answer = await system.get(KIND, name)
@@ -116,10 +136,17 @@ def _with(library: Library, name: str, text: str) -> Callable[[], Pipeline]:
 
 
 def _looked(old: Callable[[], Pipeline], new: Callable[[], Pipeline], name: str, frames: Sequence[RawFrame]) -> Watched:
+    """Raises StageError where only the new one stops, by its policy."""
     before, after = old(), new()
     mine = [one for one in frames if one.records and takes(before, one, name)]
     if not mine:
         return Watched()
+    try:
+        for one in mine:
+            before.run(one, Outcome(1))
+    except StageError:
+        return Watched()  # Nothing to compare it with.
+    before = old()
     compared = compare(before, after, mine, by_any_filter=True)
     before, after = old(), new()
     rounds = [(per_record(before, mine), per_record(after, mine)) for _ in range(5)][2:]

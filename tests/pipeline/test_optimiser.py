@@ -93,6 +93,7 @@ def filtering(name: str, condition: str) -> str:
             "must go on seeing the events that it drops",
         ),
         (filtering("never", "class_uid == 3002 and class_uid == 4001"), [], ["drop"], ""),
+        (filtering("passes_through", "class_uid == 6008"), ["passes_through"], [], "dropped none of"),
         (filtering("unseen", "dst_endpoint.port == 9"), ["unseen"], [], "dropped none of"),
         (
             COSTLY + COSTLY.replace("costly", "again").replace("message", "app_name"),
@@ -183,6 +184,14 @@ def test_a_candidate_that_does_otherwise_is_not_equal(tmp_path: Path) -> None:
     proof, _ = prove(library, other, FRAMES)
     assert proof.records - proof.equal > 30
     assert proof.examples
+
+
+def test_where_events_go_is_part_of_what_comes_out(tmp_path: Path) -> None:
+    route = '[[stage]]\nname = "r"\ntype = "route"\nwhen = "dst_endpoint.port == 22"\nsubjects = ["siem.ssh"]\n'
+    library = library_of(tmp_path, route)
+    other = parse_definition(library.pipelines["own"].text.replace("siem.ssh", "siem.other"), "own")
+    proof, _ = prove(library, other, FRAMES)
+    assert (proof.records - proof.equal, dict(proof.paths)) == (20, {"(routed)": 20})
 
 
 def test_nothing_is_changed_where_nothing_can_be(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tidegate import frame, subject
 from tidegate.actor.system import System as Entities
 from tidegate.config import Intake
 from tidegate.entities.pipeline import PipelineHistory, RollBack, version_of
+from tidegate.errors import CommandRefusedError
 from tidegate.lifecycle import histories
 from tidegate.log import Log, lines_of
 from tidegate.optimising import put_into_use, watch
@@ -206,6 +207,11 @@ async def test_a_pipeline_is_made_quicker_and_one_that_does_otherwise_is_rolled_
         assert told.candidate is not None
         text = told.candidate.text.replace("'/health'", "'/health' or unmapped.path == '/new'")
         wrong = replace(told, candidate=replace(told.candidate, text=text, version=version_of(text)))
+        assert wrong.candidate is not None
+        assert wrong.candidate.gain is not None
+        no_gain = replace(wrong.candidate, gain=replace(wrong.candidate.gain, gain=0.01, least=-0.01))
+        assert not await put_into_use(entities, replace(wrong, candidate=no_gain), "test")
+        assert (await history()).active == original, "what is not better is noted, and not used"
         assert await put_into_use(entities, wrong, "test")
         assert (await history()).active == version_of(text)
         watching = asyncio.create_task(watch(bus, entities, library, wrong, 20, 2**24))
@@ -214,4 +220,19 @@ async def test_a_pipeline_is_made_quicker_and_one_that_does_otherwise_is_rolled_
         seen = await watching
         assert (seen.records, seen.differing) == (50, 40)
         assert "40 of 50 records came out otherwise" in seen.rolled_back
+        assert (await history()).active == original
+        with pytest.raises(CommandRefusedError, match="rolled back before"):
+            await put_into_use(entities, wrong, "test")
+
+        # One that stops where the original does not.
+        stops = told.candidate.text.replace('name = "health"', 'name = "health"\non_error = { action = "fail" }', 1)
+        stops += '\n[[stage]]\nname = "s"\ntype = "validate"\non_error = { action = "fail" }\n[[stage.rules]]\n'
+        stops += 'name = "x"\ncheck = "unmapped.path != \'/bad\'"\n'
+        bad = replace(told, candidate=replace(told.candidate, text=stops, version=version_of(stops)))
+        watching = asyncio.create_task(watch(bus, entities, library, bad, 20, 2**24))
+        await asyncio.sleep(0.2)
+        await bus.publish(subject.ingest("web", 1), requests(0, 50, "/bad"), headers)
+        seen = await watching
+        # It was never activated here, so there was nothing to roll back.
+        assert (seen.differing, seen.rolled_back) == (1, "")
         assert (await history()).active == original

@@ -126,7 +126,7 @@ async def optimise(
 
     The candidate is proven equal on all of these records before its gain is measured. Nothing changes without
     `--activate`; then what comes is run through both versions for a while, and the candidate is rolled back if it does
-    otherwise, or is no quicker.
+    otherwise, or is clearly slower.
 
     Parameters
     ----------
@@ -179,8 +179,10 @@ async def optimise(
         show_report(report)
     elif watched.rolled_back:
         print(f"rolled back: {watched.rolled_back}")
-    else:
+    elif watched.records:
         print(f"{watched.records:,} later records came out alike, in {watched.gain:.0%} less time")
+    else:
+        print("nothing came while it was watched: it stays in use, and was not judged on later records")
     return 1 if watched is not None and watched.rolled_back else 0
 
 

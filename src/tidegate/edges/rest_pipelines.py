@@ -8,29 +8,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post
 from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, RequestBody
+from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
+from tidegate import optimising
 from tidegate.actor.system import System
 from tidegate.auth import LOCAL
+from tidegate.bus import Bus
 from tidegate.edges.http import principal_of, problem
 from tidegate.edges.shapes import problems
 from tidegate.entities.pipeline import KIND, Activate, Define, PipelineHistory, RollBack, version_of
-from tidegate.errors import BusUnavailableError, CommandRefusedError, ConfigError
+from tidegate.errors import BusError, BusUnavailableError, CommandRefusedError, ConfigError, QueryError, StageError
 from tidegate.lifecycle import Lifecycle
 from tidegate.pipeline.definition import parse_definition
 from tidegate.pipeline.flow import Flow, StageStats
+from tidegate.pipeline.optimiser.optimise import optimise as make_quicker
 from tidegate.pipeline.runner import RawFrame
 from tidegate.pipeline.trial import Fate, Step, explain, fates
+from tidegate.sample import newest
 
 __all__ = ["measured", "routes", "summaries"]
 
 _MOST_RECORDS = 1000
+_WATCHED_SECONDS = 30.0
 _ALWAYS = (400, 401, 403, 429)
 _TAGS = ["pipelines"]
 _PIPELINE = """name = "example"
@@ -116,9 +122,14 @@ def measured(flow: Flow) -> Metrics:
 
 
 def routes(
-    lifecycle: Callable[[], Lifecycle | None], system: Callable[[], System | None]
+    lifecycle: Callable[[], Lifecycle | None],
+    system: Callable[[], System | None],
+    connection: Callable[[], Bus | None],
+    max_inflated: int,
 ) -> list[ControllerRouterHandler]:
     """The routes; `system` gives the way to entities, or None while there is no connection."""
+    optimising_now = False
+    watching: set[asyncio.Task[Any]] = set()
 
     def flows() -> dict[str, Flow]:
         life = lifecycle()
@@ -240,7 +251,51 @@ def routes(
         steps = [await asyncio.to_thread(explain, rules, one) for one in each] if data.explain else []
         return Response(Outcomes(fates=found, steps=steps))
 
-    return [list_pipelines, show, metrics, define, activate_version, roll_back, dry_run]
+    @post(
+        "/v1/pipelines/{name:str}/optimise",
+        status_code=200,
+        responses=problems(*_ALWAYS, 404, 409, 503),
+        tags=_TAGS,
+    )
+    async def optimise(
+        name: str,
+        request: Request[Any, Any, Any],
+        activate: bool = False,
+        records: Annotated[int, Parameter(ge=1, le=20_000)] = 2_000,
+    ) -> Response[Any]:
+        """Measure it on the newest records, and build a version that does the same in less time, if there is one.
+
+        With `?activate=true` that is used, and watched for half a minute after the answer.
+        """
+        nonlocal optimising_now
+        life, asking, bus = lifecycle(), system(), connection()
+        if life is None or asking is None or bus is None:
+            return problem(503, "Not connected", "there is no connection to NATS yet; try again")
+        if name not in flows():
+            return unknown(name)
+        if optimising_now:
+            return problem(409, "Under way", "another pipeline is being measured; try again")
+        optimising_now = True
+        try:
+            frames = [one async for one in newest(bus, "", records, max_inflated)]
+            library = life.library()
+            report = await asyncio.to_thread(make_quicker, library, name, frames, 2.0)
+            used = activate and await optimising.put_into_use(asking, report, _by(request))
+        except (QueryError, StageError) as error:
+            return problem(409, "Cannot be measured", str(error))
+        except CommandRefusedError as error:
+            return problem(409, "Refused", error.problem)
+        except (BusError, BusUnavailableError) as error:
+            return problem(503, "No answer", str(error))
+        finally:
+            optimising_now = False
+        if used:
+            task = asyncio.create_task(optimising.watch(bus, asking, library, report, _WATCHED_SECONDS, max_inflated))
+            watching.add(task)
+            task.add_done_callback(watching.discard)
+        return Response({**msgspec.to_builtins(report), "in_use": used})
+
+    return [list_pipelines, show, metrics, define, activate_version, roll_back, dry_run, optimise]
 
 
 def _by(request: Request[Any, Any, Any]) -> str:

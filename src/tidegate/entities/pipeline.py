@@ -65,6 +65,8 @@ class PipelineHistory(Struct, frozen=True, omit_defaults=True):
     """What a rollback goes back to."""
     activated_ms: int = 0
     activated_by: str = ""
+    rejected: tuple[str, ...] = ()
+    """Versions that were rolled back, the last 50."""
 
     def find(self, version: str) -> Version | None:
         return next((one for one in self.versions if one.version == version), None)
@@ -200,7 +202,12 @@ class Pipelines(Entity[PipelineHistory, Commands, Events]):
                 )
             case RolledBack():
                 return replace(
-                    state, active=event.version, previous="", activated_ms=event.time_ms, activated_by=event.by
+                    state,
+                    active=event.version,
+                    previous="",
+                    activated_ms=event.time_ms,
+                    activated_by=event.by,
+                    rejected=(*state.rejected, event.from_version)[-MOST_VERSIONS:],
                 )
             case Tried():
                 return state

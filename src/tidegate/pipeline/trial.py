@@ -233,6 +233,8 @@ def compare(
                     if each.event is not None:
                         each.event["metadata"].pop("transformation_info_list", None)
             differing = changes(before.event, after.event) if before.event and after.event else {}
+            if before.routed != after.routed:
+                differing["(routed)"] = (before.routed, after.routed)
             if before.outcome != after.outcome:
                 found.fates[f"{before.outcome} -> {after.outcome}"] += 1
                 differing = {"(fate)": (_said(before), _said(after))}

@@ -16,6 +16,7 @@ from tidegate.ocsf import CLASSES
 from tidegate.pipeline.definition import Definition
 from tidegate.pipeline.flow import Flow
 from tidegate.pipeline.library import Library
+from tidegate.pipeline.ocsf_schema import shapes
 from tidegate.pipeline.optimiser.advise import caches, frame_sizes, memories
 from tidegate.pipeline.optimiser.measure import Gain, Measurement, Part, measure, race
 from tidegate.pipeline.optimiser.plan import Plan, Recommendation, make_plan
@@ -134,9 +135,9 @@ def prove(library: Library, candidate: Definition, frames: Sequence[RawFrame]) -
 
 
 def classes_of(library: Library) -> frozenset[int]:
-    """All `class_uid` that events can have: any source may come to any pipeline, in an envelope."""
+    """All `class_uid` that events can have: any source may come to any pipeline, in an envelope, and so may OCSF."""
     rules = (rule for source, _ in library.sources.values() for rule in source.rule)
-    return frozenset({0, *(CLASSES[rule.class_].uid for rule in rules)})
+    return frozenset({0, *shapes(), *(CLASSES[rule.class_].uid for rule in rules)})
 
 
 def _judge(library: Library, made: Definition, frames: Sequence[RawFrame], seconds: float) -> Candidate:

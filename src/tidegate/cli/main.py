@@ -47,6 +47,7 @@ COMMANDS = (
         "tidegate.cli.subscriptions:subscriptions",
         "Who reads the events of the log: list, pause, resume, seek, delete.",
     ),
+    ("channels", "tidegate.cli.channels:channels", "How the gateway's calls to other services go."),
     ("apikeys", "tidegate.cli.apikeys:apikeys", "Keys for the edges: create, list, revoke; what was refused."),
     ("ask", "tidegate.cli.entities:ask", "Give a command to an entity, or look at its state."),
     ("demo", "tidegate.cli.demo:demo", "Send generated events through everything, and show that the counts add up."),

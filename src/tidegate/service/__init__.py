@@ -40,7 +40,7 @@ __all__ = ["Batch", "Body", "Feed", "Item", "Page", "Published", "Refusal", "Ser
 
 TENANT_KINDS = frozenset({"correlation", "alert"})
 """Their ids are made of correlation ids, which begin with the tenant's name."""
-ADMIN_KINDS = frozenset({ACCESS_KEY, "pipeline", "subscription"})
+ADMIN_KINDS = frozenset({ACCESS_KEY, "call", "connection", "pipeline", "subscription"})
 
 _OF_COMMANDS = {"invalid": Code.INVALID, "unknown": Code.NOT_FOUND}
 

@@ -1,0 +1,161 @@
+"""REST, GraphQL, and Server-Sent Events, by httpx.
+
+Invariant: a request goes to the host of the target's URL and below its path; redirects are not followed and proxies
+from the environment are not used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from tidegate.gateway.configuration import Target
+from tidegate.gateway.transports.base import CallFailedError, Reply, Request, check_size, encoded, tls_of
+
+__all__ = ["GraphqlTransport", "RestTransport", "client_of"]
+
+_OPERATION = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!-~]*)")
+_SAFE = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"}
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_LINE_BYTES = 1024 * 1024
+
+
+def client_of(target: Target) -> httpx.AsyncClient:
+    """Bounded by the target's `max_concurrent`."""
+    return httpx.AsyncClient(
+        verify=tls_of(target) if target.url.startswith("https") else True,
+        trust_env=False,
+        follow_redirects=False,
+        limits=httpx.Limits(max_connections=target.max_concurrent * 2, max_keepalive_connections=20),
+    )
+
+
+class RestTransport:
+    """The operation is `GET /path?query`; the path is added to the target's URL."""
+
+    def __init__(self, target: Target, headers: dict[str, str]) -> None:
+        self._target = target
+        self._headers = headers
+        self._client = client_of(target)
+
+    def repeatable(self, request: Request) -> bool:
+        return request.operation.partition(" ")[0] in _SAFE
+
+    async def call(self, request: Request) -> Reply:
+        method, url = self._place(request.operation)
+        return await self._send(method, url, request)
+
+    def _place(self, operation: str) -> tuple[str, str]:
+        match = _OPERATION.fullmatch(operation)
+        if match is None:
+            raise CallFailedError("invalid", f"{operation[:100]!r} is no operation of REST, such as `GET /v1/things/7`")
+        path = urlsplit(f"http://host{match[2]}").path
+        if any(part in {".", ".."} for part in re.sub("%2[eE]", ".", path).split("/")) or "\\" in match[2]:
+            raise CallFailedError("invalid", f"the path {match[2][:100]!r} must not climb")
+        return match[1], self._target.url.rstrip("/") + match[2]
+
+    async def _send(self, method: str, url: str, request: Request) -> Reply:
+        headers = {**request.headers, **self._headers}
+        if request.content_type:
+            headers["Content-Type"] = request.content_type
+        most = self._target.max_response_bytes
+        try:
+            async with self._client.stream(
+                method, url, content=request.body or None, headers=headers, timeout=request.timeout_seconds
+            ) as answer:
+                body = bytearray()
+                async for part in answer.aiter_bytes():
+                    body += part
+                    check_size(len(body), most)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise CallFailedError("unreachable", f"cannot be reached: {error or type(error).__name__}") from error
+        except httpx.TimeoutException as error:
+            raise CallFailedError("timeout", f"no answer within {request.timeout_seconds:g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise CallFailedError("unavailable", f"{type(error).__name__}: {error}") from error
+        status = answer.status_code
+        if 200 <= status < 300:
+            return Reply(bytes(body), answer.headers.get("content-type", ""), str(status))
+        after = answer.headers.get("retry-after", "")
+        raise CallFailedError(
+            "unavailable" if status in _PASSING else "rejected",
+            f"answered with status {status}",
+            status=str(status),
+            body=bytes(body),
+            after=float(after) if after.isdigit() and len(after) < 6 else 0.0,
+        )
+
+    async def stream(self, topic: str, last_id: str) -> AsyncIterator[tuple[str, bytes]]:
+        """Server-Sent Events of `GET <topic>`: the data of each, by the rules of the HTML standard."""
+        method, url = self._place(topic if " " in topic else f"GET {topic}")
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {}), **self._headers}
+        timeout = httpx.Timeout(self._target.timeout_seconds, read=None)
+        try:
+            async with self._client.stream(method, url, headers=headers, timeout=timeout) as answer:
+                if answer.status_code != 200:
+                    raise CallFailedError("unavailable", f"answered with status {answer.status_code}")
+                yield "", b""
+                data: list[str] = []
+                async for line in _lines(answer):
+                    name, _, value = line.partition(":")
+                    value = value.removeprefix(" ")
+                    if name == "data":
+                        data.append(value)
+                        check_size(sum(map(len, data)), self._target.max_response_bytes)
+                    elif name == "id":
+                        last_id = value
+                    elif not line and data:
+                        yield last_id, "\n".join(data).encode()
+                        data = []
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise CallFailedError("unavailable", f"{type(error).__name__}: {error}") from error
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
+    """Lines of at most 1 MiB: what httpx itself collects for a line has no end."""
+    rest = ""
+    async for part in answer.aiter_text():
+        rest += part
+        *lines, rest = rest.replace("\r\n", "\n").split("\n")
+        for line in lines:
+            yield line
+        check_size(len(rest), _LINE_BYTES)
+
+
+class GraphqlTransport(RestTransport):
+    """The operation is the GraphQL document, the payload its variables."""
+
+    def repeatable(self, request: Request) -> bool:
+        return not re.search(r"\b(mutation|subscription)\b", request.operation)
+
+    async def call(self, request: Request) -> Reply:
+        try:
+            variables = msgspec.json.decode(request.body) if request.body else {}
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CallFailedError("invalid", "variables of GraphQL are a JSON object") from error
+        body, content_type = encoded({"query": request.operation, "variables": variables})
+        asked = msgspec.structs.replace(
+            request,
+            body=body,
+            content_type=content_type,
+            headers={**request.headers, "Accept": "application/graphql-response+json, application/json"},
+        )
+        reply = await self._send("POST", self._target.url, asked)
+        try:
+            found = msgspec.json.decode(reply.body, type=dict[str, msgspec.Raw])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise CallFailedError("unavailable", "the answer is not one of GraphQL") from error
+        # With status 200 too: GraphQL tells of errors in the body.
+        if errors := bytes(found.get("errors", msgspec.Raw(b""))):
+            raise CallFailedError("rejected", f"GraphQL errors: {errors[:300].decode('utf-8', 'replace')}", body=errors)
+        return Reply(bytes(found.get("data", msgspec.Raw(b"null"))), "application/json", reply.status)
+
+    def stream(self, topic: str, last_id: str) -> AsyncIterator[tuple[str, bytes]]:
+        raise CallFailedError("invalid", "streams of GraphQL are not followed here; name a REST or WebSocket target")

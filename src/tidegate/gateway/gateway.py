@@ -1,7 +1,7 @@
 """The communication gateway: calls to services and events between them, with failures handled in one place.
 
-Invariant: callers name targets, never addresses, and whoever has a tenant reaches only targets that are there for it and
-sees only calls and connections of its own.
+Invariant: callers name targets, never addresses, and whoever has a tenant reaches only targets that are there for it
+and sees only calls and connections of its own.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class Gateway:
     ) -> CallResult:
         """Call a target and wait for its answer: retried, hedged, cut off and replaced as the target's policy says.
 
-        `operation`: REST `GET /path`, gRPC `pkg.Service/Method`, GraphQL the document, WebSocket a name, NATS the rest of
-        the subject or the endpoint's name. `key` is the idempotency key that the target gets. Raises CallFailedError.
+        `operation`: REST `GET /path`, gRPC `pkg.Service/Method`, GraphQL the document, WebSocket a name, NATS the rest
+        of the subject or the endpoint's name. `key` is the idempotency key that the target gets. Raises CallFailedError.
         """
         principal.need("command")
         self.channels.check(target, principal.tenant)

@@ -19,7 +19,7 @@ from tidegate.actor.entity import Codec, Entity
 from tidegate.actor.mailbox import Positions
 from tidegate.actor.pulling import Delivered
 from tidegate.bus import Stored
-from tidegate.errors import BusError, BusUnavailableError, CommandRefusedError
+from tidegate.errors import BusError, BusUnavailableError, CommandRefusedError, RefusedError
 from tidegate.log import Log, check_position, lines_of
 
 __all__ = ["KeeperProgress", "KeeperWork", "Kept"]
@@ -167,7 +167,7 @@ class KeeperWork(Work):
         while True:
             try:
                 await do(name)
-            except (BusError, BusUnavailableError, CommandRefusedError):
+            except (BusError, BusUnavailableError, CommandRefusedError, RefusedError):
                 pass
             except Exception as error:  # noqa: BLE001 - a bug met with one of them must not stop the others
                 problem = f"{type(error).__name__}: {error}"

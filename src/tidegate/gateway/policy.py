@@ -49,7 +49,7 @@ class Budget:
 
 
 class CircuitBreaker:
-    """Of one channel. Every attempt that `admit` lets through is followed by one of `succeeded`, `failed`, `dropped`."""
+    """Of one channel. Each attempt that `admit` lets through is followed by one of `succeeded`, `failed`, `dropped`."""
 
     def __init__(
         self,

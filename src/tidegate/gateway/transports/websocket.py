@@ -27,7 +27,7 @@ __all__ = ["WebSocketTransport"]
 class _Answer(Struct):
     id: int | str = ""
     result: Raw = msgspec.field(default_factory=lambda: Raw(b"null"))
-    error: Raw | None = None
+    error: Raw = msgspec.field(default_factory=lambda: Raw(b"null"))
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
@@ -71,8 +71,7 @@ class WebSocketTransport:
             raise CallFailedError("unavailable", f"the connection was lost: {error}") from error
         finally:
             self._waiting.pop(number, None)
-        if answer.error is not None:
-            text = bytes(answer.error)
+        if (text := bytes(answer.error)) != b"null":
             raise CallFailedError("rejected", f"answered {text[:200].decode('utf-8', 'replace')}", body=text)
         return Reply(bytes(answer.result))
 

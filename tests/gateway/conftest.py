@@ -80,5 +80,3 @@ async def rest() -> AsyncIterator[Rest]:
     async with served(Gate(Auth()), service.routes()) as url:
         service.url = url
         yield service
-
-

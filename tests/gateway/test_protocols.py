@@ -1,4 +1,4 @@
-"""Every protocol, towards real servers: good answers, refusals, timeouts, answers without end, servers that are away."""
+"""Every protocol, towards real servers: good answers, refusals, timeouts, answers too large, servers that are away."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ONCE = Retry(attempts=1)
 @contextlib.asynccontextmanager
 async def calling(world: World, **changes: Any) -> AsyncIterator[Gateway]:
     """A gateway with one target, `it`."""
-    target = Target(**{"retry": ONCE, "timeout_seconds": 0.5, "max_response_bytes": 10_000, **changes})
-    async with world.opened(Configuration(targets={"it": target})) as gateway:
+    target = Target(**{"name": "it", "retry": ONCE, "timeout_seconds": 0.5, "max_response_bytes": 10_000, **changes})
+    async with world.opened(Configuration(targets=[target])) as gateway:
         yield gateway
 
 
@@ -119,9 +119,9 @@ async def test_discovered_services_are_targets_by_their_names(world: World) -> N
     async def double(request: nats.micro.Request) -> None:
         await request.respond(request.data * 2)
 
-    service = await nats.micro.add_service(world.bus._client, nats.micro.ServiceConfig(name="doubler", version="1.0.0"))
-    await service.add_endpoint(nats.micro.EndpointConfig(name="double", subject="svc.double", handler=double))
-    await service.add_endpoint(nats.micro.EndpointConfig(name="evil", subject="cmd.call.0", handler=double))
+    service = await nats.micro.add_service(world.bus._client, name="doubler", version="1.0.0")
+    await service.add_endpoint(name="double", subject="svc.double", handler=double)
+    await service.add_endpoint(name="evil", subject="cmd.call.0", handler=double)
     try:
         async with world.opened(Configuration(discovery=Discovery(services=("doub*",)))) as gateway:
             from tidegate.gateway.discovery import find

@@ -90,8 +90,8 @@ class ChannelStatus(Struct, kw_only=True):
 class Channel:
     """To be used by any number of tasks."""
 
-    def __init__(self, name: str, target: Target, transport: Transport) -> None:
-        self.name = name
+    def __init__(self, target: Target, transport: Transport) -> None:
+        self.name = target.name
         self.target = target
         self.transport = transport
         self._budget = Budget(target.retry)
@@ -99,7 +99,7 @@ class Channel:
         self._slots = asyncio.Semaphore(target.max_concurrent)
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self._status = ChannelStatus(
-            target=name, protocol=target.protocol, address=target.url or f"nats subject {target.subject}"
+            target=target.name, protocol=target.protocol, address=target.url or f"nats subject {target.subject}"
         )
 
     def _changed(self, state: BreakerState) -> None:

@@ -27,14 +27,12 @@ class Channels:
     def __init__(self, configuration: Configuration, bus: Callable[[], Bus | None]) -> None:
         self._discovery = configuration.discovery
         self._bus = bus
-        self._configured = dict(configuration.targets)
-        self._channels = {
-            name: Channel(name, one, self._transport(name, one)) for name, one in self._configured.items()
-        }
+        self._configured = {one.name for one in configuration.targets}
+        self._channels = {one.name: Channel(one, self._transport(one)) for one in configuration.targets}
         self._discovered: dict[str, NatsTransport] = {}
 
-    def _transport(self, name: str, target: Target) -> Transport:
-        secrets = {key: one.read(f"targets.{name}.secrets.{key}") for key, one in target.secrets.items()}
+    def _transport(self, target: Target) -> Transport:
+        secrets = {key: one.read(f"targets.{target.name}.secrets.{key}") for key, one in target.secrets.items()}
         headers = {**target.headers, **secrets}
         # Each driver is loaded only where a target needs it.
         match target.protocol:
@@ -91,9 +89,9 @@ class Channels:
             if name in self._discovered:
                 self._discovered[name].endpoints = endpoints
             elif len(self._discovered) < self._discovery.most:
-                target = Target(protocol="nats", subject=name, tenants=self._discovery.tenants)
+                target = Target(name=name, protocol="nats", subject=name, tenants=self._discovery.tenants)
                 self._discovered[name] = NatsTransport(target, {}, self._bus, endpoints)
-                self._channels[name] = Channel(name, target, self._discovered[name])
+                self._channels[name] = Channel(target, self._discovered[name])
 
     async def aclose(self) -> None:
         """Close all connections to targets."""

@@ -113,6 +113,7 @@ class Secret(_Table, frozen=True):
 
 
 class Target(_Table, frozen=True):
+    name: str
     protocol: Literal["rest", "grpc", "graphql", "websocket", "nats"]
     url: str = ""
     """`http(s)://`, `ws(s)://`, `grpc(s)://host:port`; not for NATS."""
@@ -225,10 +226,10 @@ class Streams(_Table, frozen=True):
 class Configuration(_Table, frozen=True):
     """The whole file."""
 
-    targets: dict[str, Target] = {}
+    targets: list[Target] = []
     discovery: Discovery = field(default_factory=Discovery)
     callbacks: Callbacks = field(default_factory=Callbacks)
-    routes: tuple[Route, ...] = _ROUTES
+    routes: list[Route] = field(default_factory=lambda: list(_ROUTES))
     calls: Calls = field(default_factory=Calls)
     streams: Streams = field(default_factory=Streams)
 
@@ -247,13 +248,17 @@ def load(path: Path | None) -> Configuration:
     def wrong(steps: list[str | int], problem: str) -> ConfigError:
         return ConfigError(f"{path}:{tomlfile.line_of(text, steps)}", problem)
 
-    for name, target in found.targets.items():
-        if not NAME.fullmatch(name):
-            raise wrong(["targets", name], f"{name!r} is no name: use letters, digits, _ and -")
+    names: set[str] = set()
+    for number, target in enumerate(found.targets):
+        if not NAME.fullmatch(target.name):
+            raise wrong(["targets", number, "name"], f"{target.name!r} is no name: use letters, digits, _ and -")
+        if target.name in names:
+            raise wrong(["targets", number, "name"], f"there are two targets {target.name!r}")
+        names.add(target.name)
         if problem := _problem(target):
-            raise wrong(["targets", name, problem[0]], problem[1])
+            raise wrong(["targets", number, problem[0]], problem[1])
         for header, secret in target.secrets.items():
-            secret.read(f"{path}:{tomlfile.line_of(text, ['targets', name, 'secrets', header])}")
+            secret.read(f"{path}:{tomlfile.line_of(text, ['targets', number, 'secrets', header])}")
     for number, route in enumerate(found.routes):
         if not valid_source(route.source):
             raise wrong(["routes", number, "source"], f"{route.source!r} is no source name")

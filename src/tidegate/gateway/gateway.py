@@ -140,7 +140,9 @@ class Gateway:
         """Call a target and wait for its answer: retried, hedged, cut off and replaced as the target's policy says.
 
         `operation`: REST `GET /path`, gRPC `pkg.Service/Method`, GraphQL the document, WebSocket a name, NATS the rest
-        of the subject or the endpoint's name. `key` is the idempotency key that the target gets. Raises CallFailedError.
+        of the subject or the endpoint's name. `key` is the idempotency key that the target gets.
+
+        Raises CallFailedError.
         """
         principal.need("command")
         self.channels.check(target, principal.tenant)

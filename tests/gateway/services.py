@@ -150,7 +150,7 @@ async def grpc_service() -> AsyncIterator[str]:
     from google.protobuf import descriptor_pb2, descriptor_pool
 
     pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(struct_pb2.DESCRIPTOR.serialized_pb)  # type: ignore[no-untyped-call]
+    pool.AddSerializedFile(struct_pb2.DESCRIPTOR.serialized_pb)
     file = descriptor_pb2.FileDescriptorProto(
         name="demo.proto", package="demo", syntax="proto3", dependency=["google/protobuf/struct.proto"]
     )
@@ -162,7 +162,7 @@ async def grpc_service() -> AsyncIterator[str]:
             output_type=".google.protobuf.Struct",
             server_streaming=name == "Count",
         )
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     found: FileDescriptor = pool.FindFileByName("demo.proto")
     assert found.services_by_name["Echo"]
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
+from nats.micro import add_service
+from nats.micro.request import Request
 
 from tests.conftest import free_ports
 from tests.gateway.conftest import World
@@ -114,12 +116,10 @@ async def test_nats(world: World) -> None:
 
 
 async def test_discovered_services_are_targets_by_their_names(world: World) -> None:
-    import nats.micro
-
-    async def double(request: nats.micro.Request) -> None:
+    async def double(request: Request) -> None:
         await request.respond(request.data * 2)
 
-    service = await nats.micro.add_service(world.bus._client, name="doubler", version="1.0.0")
+    service = await add_service(world.bus._client, name="doubler", version="1.0.0")
     await service.add_endpoint(name="double", subject="svc.double", handler=double)
     await service.add_endpoint(name="evil", subject="cmd.call.0", handler=double)
     try:

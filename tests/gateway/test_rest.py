@@ -56,7 +56,7 @@ async def test_calls_over_http(world: World, rest: Rest) -> None:
         place = answer.headers["location"]
 
         async def ended() -> bool:
-            return (await client.get(place)).json()["status"] == "succeeded"
+            return bool((await client.get(place)).json()["status"] == "succeeded")
 
         await until(ended, "the call has succeeded")
         assert (await client.get(place)).json()["result"]["got"] == {"a": 1}
@@ -98,7 +98,7 @@ async def test_a_tenant_reaches_its_targets_and_its_calls_only(world: World, res
     acme, other = of("acme", "command", "query"), of("other", "command", "query")
     async with world.opened(configuration(rest), working=True) as gateway:
         found = await gateway.execute_synchronous_call("it", "GET /echo", principal=acme, key="k")
-        assert found.status == "200"
+        assert found.status == "201"
         assert rest.keys == ["acme:k"]
         for who, target in ((acme, "private"), (other, "it"), (acme, "none")):
             with pytest.raises(RefusedError, match="there is no target"):

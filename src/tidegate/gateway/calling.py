@@ -30,7 +30,7 @@ __all__ = ["CallRunner", "shown"]
 _MOST_KEPT_BYTES = 2 * 1024 * 1024
 """A larger answer does not fit into a command."""
 _SILENCE_SECONDS = 0.3
-_CALL = msgspec.json.Decoder(Call | None)
+_CALL: msgspec.json.Decoder[Call | None] = msgspec.json.Decoder(Call | None)
 
 
 def shown(call_id: str, state: Call) -> dict[str, Any]:

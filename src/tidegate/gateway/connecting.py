@@ -31,7 +31,7 @@ __all__ = ["ConnectionRunner"]
 
 _WAITING = 1000
 _BATCH = 500
-_CONNECTION = msgspec.json.Decoder(Connection | None)
+_CONNECTION: msgspec.json.Decoder[Connection | None] = msgspec.json.Decoder(Connection | None)
 Item = tuple[str, bytes] | CallFailedError
 
 

@@ -108,7 +108,7 @@ class GrpcTransport:
         return found
 
     async def _learn(self, service: str) -> None:
-        stub = reflection_pb2_grpc.ServerReflectionStub(self._channel)  # type: ignore[no-untyped-call]
+        stub = reflection_pb2_grpc.ServerReflectionStub(self._channel)
         asked = reflection_pb2.ServerReflectionRequest
         files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
         wanted = [asked(file_containing_symbol=service)]
@@ -143,7 +143,7 @@ def _add(
         for name in one.dependency:
             if name in files:
                 _add(pool, files[name], files)
-        pool.Add(one)  # type: ignore[no-untyped-call]
+        pool.Add(one)
 
 
 def _path(operation: str) -> str:
@@ -161,13 +161,15 @@ def _to_bytes(method: MethodDescriptor | None, body: bytes) -> bytes:
         json_format.Parse(body, message)
     except (json_format.ParseError, UnicodeDecodeError) as error:
         raise CallFailedError("invalid", f"the payload is no {method.input_type.full_name}: {error}") from error
-    return message.SerializeToString()
+    encoded: bytes = message.SerializeToString()
+    return encoded
 
 
 def _to_json(method: MethodDescriptor, answer: bytes) -> bytes:
     message = message_factory.GetMessageClass(method.output_type)()
     message.ParseFromString(answer)
-    return json_format.MessageToJson(message, indent=None, preserving_proto_field_name=True).encode()
+    text: str = json_format.MessageToJson(message, indent=None, preserving_proto_field_name=True)
+    return text.encode()
 
 
 def _failed(error: grpc.aio.AioRpcError) -> CallFailedError:

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from tidegate.bus import Bus, Outgoing
 from tidegate.errors import BusUnavailableError
 from tidegate.gateway.configuration import Target, safe_subject
-from tidegate.gateway.transports.base import CallFailedError, Reply, Request, check_size
+from tidegate.gateway.transports.base import CallFailedError, Failure, Reply, Request, check_size
 
 __all__ = ["NatsTransport"]
 
@@ -77,7 +77,7 @@ class NatsTransport:
             raise CallFailedError("unreachable", "nobody is there to answer")
         check_size(len(message.data), self._target.max_response_bytes)
         if code := headers.get("Nats-Service-Error-Code"):
-            kind = "unavailable" if code.startswith("5") else "rejected"
+            kind: Failure = "unavailable" if code.startswith("5") else "rejected"
             problem = f"answered {code} {headers.get('Nats-Service-Error', '')[:200]}"
             raise CallFailedError(kind, problem, status=code, body=message.data)
         return Reply(message.data, headers.get("Content-Type", "application/json"))

@@ -22,7 +22,10 @@ REST = '[[targets]]\nname = "it"\nprotocol = "rest"\nurl = "http://127.0.0.1:1"\
         ('[[targets]]\nname = "it"\nprotocol = "rest"\nurl = "http://u:p@x"\n', ":4: must hold no password"),
         ('[[targets]]\nname = "it"\nprotocol = "nats"\nsubject = "cmd.alert.0"\n', ":4: .*no subject for a target"),
         ('[[targets]]\nname = "it"\nprotocol = "soap"\n', ":3: .*protocol"),
-        (REST + '[targets.secrets]\nAuthorization = {env = "NOT_SET_AT_ALL"}\n', ":6: .*NOT_SET_AT_ALL is not set"),
+        (
+            REST + '[targets.secrets]\nAuthorization = {env = "NOT_SET_AT_ALL"}\n',
+            ":6: .*NOT_SET_AT_ALL is not set, or empty",
+        ),
         ('[callbacks]\nwebhooks = ["http://a.example"]\n', ":2: .*at least the last /"),
         ('[[routes]]\ntypes = "*"\nto = ["kafka"]\n', ":3: .*needs a `topic`"),
     ],

@@ -67,7 +67,6 @@ class Call(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """When the next attempt is due."""
     body: bytes = b""
     content_type: str = ""
-    fallback: bool = False
     accepted_ms: int = 0
     ended_ms: int = 0
     callback: Literal["", "delivered", "failed"] = ""
@@ -104,7 +103,6 @@ class Postpone(Struct, frozen=True, tag="call.postpone.v1"):
 class Succeed(Struct, frozen=True, omit_defaults=True, tag="call.succeed.v1"):
     body: bytes
     content_type: str = ""
-    fallback: bool = False
 
 
 class Fail(Struct, frozen=True, tag="call.fail.v1"):
@@ -144,7 +142,6 @@ class Succeeded(Struct, frozen=True, omit_defaults=True, tag="call.succeeded.v1"
     time_ms: int
     body: bytes
     content_type: str = ""
-    fallback: bool = False
 
 
 class Failed(Struct, frozen=True, tag="call.failed.v1"):
@@ -208,8 +205,8 @@ class Calls(Entity[Call, Commands, Events]):
                 return [Attempted(number, now)]
             case Postpone(number=number, error=error, after_ms=after):
                 return [Postponed(error, now + after)] if number == state.attempts else []
-            case Succeed(body=body, content_type=content_type, fallback=fallback):
-                return [Succeeded(now, body, content_type, fallback)]
+            case Succeed(body=body, content_type=content_type):
+                return [Succeeded(now, body, content_type)]
             case Fail(error=error):
                 return [Failed(now, error)]
             case Cancel(by=by):
@@ -229,11 +226,10 @@ class Calls(Entity[Call, Commands, Events]):
                 return replace(state, status="attempted", attempts=number, next_ms=0)
             case Postponed(error=error, next_ms=at):
                 return replace(state, error=error, next_ms=at)
-            case Succeeded(time_ms=now, body=body, content_type=content_type, fallback=fallback):
+            case Succeeded(time_ms=now, body=body, content_type=content_type):
                 return replace(
-                    state, status="succeeded", ended_ms=now, body=body, content_type=content_type, fallback=fallback,
-                    error="", next_ms=0,
-                )  # fmt: skip
+                    state, status="succeeded", ended_ms=now, body=body, content_type=content_type, error="", next_ms=0
+                )
             case Failed(time_ms=now, error=error):
                 return replace(state, status="failed", ended_ms=now, error=error, next_ms=0)
             case Cancelled(time_ms=now):

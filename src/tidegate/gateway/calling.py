@@ -40,7 +40,7 @@ def shown(call_id: str, state: Call) -> dict[str, Any]:
         told |= {"target": state.order.target, "operation": state.order.operation}
     if state.status == "succeeded":
         value = readable(state.body)
-        told |= {"result": value, "fallback": state.fallback}
+        told["result"] = value
         if isinstance(value, bytes):
             told["encoding"] = "base64"
     if state.error:
@@ -103,6 +103,7 @@ class CallRunner:
                 tenant=order.tenant,
                 timeout_seconds=order.timeout_seconds,
                 idempotent=order.idempotent,
+                fallback=False,
             )
             command = self._succeeded(result)
         except CallFailedError as error:
@@ -118,7 +119,7 @@ class CallRunner:
     def _succeeded(result: CallResult) -> Succeed | Fail:
         if len(result.body) > _MOST_KEPT_BYTES:
             return Fail(f"too_large: the answer has {len(result.body)} bytes, and {_MOST_KEPT_BYTES} can be kept")
-        return Succeed(result.body, result.content_type, result.fallback)
+        return Succeed(result.body, result.content_type)
 
     async def _deliver(self, call_id: str, state: Call) -> str:
         """An empty text, or why the callback was given up."""

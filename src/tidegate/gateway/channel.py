@@ -126,10 +126,12 @@ class Channel:
         tenant: str = "",
         timeout_seconds: float | None = None,
         idempotent: bool = False,
+        fallback: bool = True,
     ) -> CallResult:
         """Call the target, with all of its policy. `timeout_seconds` bounds all attempts together.
 
-        `idempotent` says that the operation may be made twice, where neither the protocol nor the file says so.
+        `idempotent` says that the operation may be made twice, where neither the protocol nor the file says so;
+        `fallback` that an answer in place of the target's will do, where there is one.
         """
         began = time.monotonic()
         deadline = began + timeout_seconds if timeout_seconds is not None else float("inf")
@@ -165,7 +167,7 @@ class Channel:
         except CallFailedError as error:
             self._status.errors += 1
             self._status.last_error, self._status.last_error_ms = error.problem[:300], int(time.time() * 1000)
-            if self.target.fallback is None or not error.passing:
+            if not fallback or self.target.fallback is None or not error.passing:
                 raise
             self._status.fallbacks += 1
             return CallResult(

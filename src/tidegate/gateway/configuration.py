@@ -89,7 +89,7 @@ class Hedge(_Table, frozen=True):
 
 class Fallback(_Table, frozen=True):
     body: Any
-    """Answered in place of a target that cannot be reached, does not answer, or fails."""
+    """Answered to synchronous calls in place of a target that cannot be reached, does not answer, or fails."""
 
 
 class Secret(_Table, frozen=True):
@@ -102,14 +102,18 @@ class Secret(_Table, frozen=True):
         """Raises ConfigError where it is not there; the value itself is never part of a message."""
         if bool(self.env) == bool(self.file):
             raise ConfigError(where, "needs either `env` or `file`")
-        if self.env:
-            if not (value := os.environ.get(self.env, "")):
-                raise ConfigError(where, f"the environment variable {self.env} is not set")
-            return value.strip()
         try:
-            return Path(self.file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            value = os.environ.get(self.env, "") if self.env else Path(self.file).read_text(encoding="utf-8")
+        except OSError as error:
             raise ConfigError(where, f"cannot be read: {error}") from error
+        except UnicodeDecodeError:
+            raise ConfigError(where, f"{self.file} is no text") from None
+        if not (value := value.strip()):
+            raise ConfigError(where, f"{self.env or self.file} is not set, or empty")
+        # Else the HTTP client would refuse it, and say in its error what it is.
+        if not (value.isascii() and value.isprintable()):
+            raise ConfigError(where, f"{self.env or self.file} holds more than one line of printable ASCII")
+        return value
 
 
 class Target(_Table, frozen=True):

@@ -36,6 +36,7 @@ from tidegate.gateway.channels import Channels
 from tidegate.gateway.configuration import Configuration, load
 from tidegate.gateway.connecting import ConnectionRunner
 from tidegate.gateway.keeping import KeeperWork, Kept
+from tidegate.gateway.transports.base import encoded
 from tidegate.log import Log
 from tidegate.service.publishing import Publishing
 from tidegate.subject import LOG, entity, load_declarations, valid_source
@@ -187,7 +188,7 @@ class Gateway:
         if isinstance(payload, bytes):
             raise RefusedError(Code.INVALID, "the payload of an asynchronous call is JSON")
         most = self.channels.get(target).target.max_request_bytes
-        if (size := len(msgspec.json.encode(payload))) > most:
+        if (size := len(encoded(payload)[0])) > most:
             raise RefusedError(Code.TOO_LARGE, f"the payload has {size} bytes, more than {most}")
         order = calls.Order(
             target=target,

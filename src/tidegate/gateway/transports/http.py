@@ -22,6 +22,7 @@ _OPERATION = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!-~]*)")
 _SAFE = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _LINE_BYTES = 1024 * 1024
+_PLAIN = {"Accept-Encoding": "identity"}
 
 
 def client_of(target: Target) -> httpx.AsyncClient:
@@ -59,7 +60,7 @@ class RestTransport:
         return match[1], self._target.url.rstrip("/") + match[2]
 
     async def _send(self, method: str, url: str, request: Request) -> Reply:
-        headers = {**request.headers, **self._headers}
+        headers = {**request.headers, **_PLAIN, **self._headers}
         if request.content_type:
             headers["Content-Type"] = request.content_type
         most = self._target.max_response_bytes
@@ -68,7 +69,8 @@ class RestTransport:
                 method, url, content=request.body or None, headers=headers, timeout=request.timeout_seconds
             ) as answer:
                 body = bytearray()
-                async for part in answer.aiter_bytes():
+                _check_plain(answer)
+                async for part in answer.aiter_raw():
                     body += part
                     check_size(len(body), most)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -92,12 +94,18 @@ class RestTransport:
     async def stream(self, topic: str, last_id: str) -> AsyncIterator[tuple[str, bytes]]:
         """Server-Sent Events of `GET <topic>`: the data of each, by the rules of the HTML standard."""
         method, url = self._place(topic if " " in topic else f"GET {topic}")
-        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {}), **self._headers}
+        headers = {
+            "Accept": "text/event-stream",
+            **_PLAIN,
+            **({"Last-Event-ID": last_id} if last_id else {}),
+            **self._headers,
+        }
         timeout = httpx.Timeout(self._target.timeout_seconds, read=None)
         try:
             async with self._client.stream(method, url, headers=headers, timeout=timeout) as answer:
                 if answer.status_code != 200:
                     raise CallFailedError("unavailable", f"answered with status {answer.status_code}")
+                _check_plain(answer)
                 yield "", b""
                 data: list[str] = []
                 async for line in _lines(answer):
@@ -116,6 +124,12 @@ class RestTransport:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def _check_plain(answer: httpx.Response) -> None:
+    """Compressed answers are not asked for: a small one can become so large that no limit comes in time."""
+    if (encoding := answer.headers.get("content-encoding", "identity")) != "identity":
+        raise CallFailedError("unavailable", f"the answer is encoded as {encoding[:20]!r}, which was not asked for")
 
 
 async def _lines(answer: httpx.Response) -> AsyncIterator[str]:

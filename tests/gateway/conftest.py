@@ -80,3 +80,4 @@ async def rest() -> AsyncIterator[Rest]:
     async with served(Gate(Auth()), service.routes()) as url:
         service.url = url
         yield service
+        service.hold.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -87,6 +88,10 @@ class Rest:
         async def large() -> bytes:
             return b"x" * 100_000
 
+        @get("/squeezed")
+        async def squeezed() -> Response[bytes]:
+            return Response(gzip.compress(bytes(10**7)), headers={"Content-Encoding": "gzip"})
+
         @get("/away")
         async def away() -> Response[bytes]:
             return Response(b"", status_code=302, headers={"Location": "/echo"})
@@ -117,7 +122,7 @@ class Rest:
 
             return ServerSentEvent(some())
 
-        return [echo, flaky, slow, held, missing, large, away, graphql, hook, events]
+        return [echo, flaky, slow, held, missing, large, squeezed, away, graphql, hook, events]
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from tidegate.errors import ConfigError
 from tidegate.gateway import load
-from tidegate.gateway.configuration import Callbacks, safe_subject
+from tidegate.gateway.configuration import Callbacks, Secret, safe_subject
 
 REST = '[[targets]]\nname = "it"\nprotocol = "rest"\nurl = "http://127.0.0.1:1"\n'
 
@@ -24,7 +24,7 @@ REST = '[[targets]]\nname = "it"\nprotocol = "rest"\nurl = "http://127.0.0.1:1"\
         ('[[targets]]\nname = "it"\nprotocol = "soap"\n', ":3: .*protocol"),
         (
             REST + '[targets.secrets]\nAuthorization = {env = "NOT_SET_AT_ALL"}\n',
-            ":6: .*NOT_SET_AT_ALL is not set, or empty",
+            ":6: .*NOT_SET_AT_ALL is not set",
         ),
         ('[callbacks]\nwebhooks = ["http://a.example"]\n', ":2: .*at least the last /"),
         ('[[routes]]\ntypes = "*"\nto = ["kafka"]\n', ":3: .*needs a `topic`"),
@@ -56,6 +56,18 @@ def test_errors_name_file_and_line(tmp_path: Path, text: str, said: str) -> None
 )
 def test_webhooks_must_be_allowed(url: str, allowed: bool) -> None:
     assert Callbacks(webhooks=("https://a.example/hooks/",)).allow(url) is allowed
+
+
+def test_secrets_are_read_and_never_told(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("quiet\n")
+    assert Secret(file=str(path)).read("here") == "quiet"
+    path.write_text("qui\net")
+    with pytest.raises(ConfigError) as caught:
+        Secret(file=str(path)).read("here")
+    assert "qui\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="either `env` or `file`"):
+        Secret().read("here")
 
 
 def test_callbacks_reach_no_subject_of_nats_or_tidegate() -> None:

@@ -46,6 +46,7 @@ async def test_rest(world: World, rest: Rest, monkeypatch: pytest.MonkeyPatch) -
         assert rest.keys == ["k-1"]
         assert await failure(gateway, "GET /missing") == "rejected"
         assert await failure(gateway, "GET /large") == "too_large"
+        assert await failure(gateway, "GET /squeezed") == "unavailable"
         assert await failure(gateway, "GET /away") == "rejected"  # redirects are not followed
         assert rest.seen["/echo"] == 1
         rest.slow = 1

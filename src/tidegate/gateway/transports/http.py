@@ -94,12 +94,9 @@ class RestTransport:
     async def stream(self, topic: str, last_id: str) -> AsyncIterator[tuple[str, bytes]]:
         """Server-Sent Events of `GET <topic>`: the data of each, by the rules of the HTML standard."""
         method, url = self._place(topic if " " in topic else f"GET {topic}")
-        headers = {
-            "Accept": "text/event-stream",
-            **_PLAIN,
-            **({"Last-Event-ID": last_id} if last_id else {}),
-            **self._headers,
-        }
+        headers = {"Accept": "text/event-stream", **_PLAIN, **self._headers}
+        if last_id:
+            headers["Last-Event-ID"] = last_id
         timeout = httpx.Timeout(self._target.timeout_seconds, read=None)
         try:
             async with self._client.stream(method, url, headers=headers, timeout=timeout) as answer:

@@ -75,3 +75,13 @@ def test_callbacks_reach_no_subject_of_nats_or_tidegate() -> None:
     asked = ("results.a", "resultsx", "results.*", "log.event.0", "$JS.API")
     assert [callbacks.allow_subject(one) for one in asked] == [True, False, False, False, False]
     assert not safe_subject("ingest.x.0")
+
+
+def test_the_file_that_the_documentation_shows_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEO_TOKEN", "quiet")
+    page = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text(encoding="utf-8")
+    path = tmp_path / "gateway.toml"
+    path.write_text(page.split("```toml\n")[1].split("```")[0])
+    found = load(path)
+    assert found.targets[0].hedge is not None
+    assert [one.types for one in found.routes] == ["realtime.*", "*"]

@@ -119,7 +119,9 @@ async def test_a_tenant_reaches_its_targets_and_its_calls_only(world: World, res
 async def test_nothing_is_lost_when_the_process_is_killed(rest: Rest, tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(
-        f'[[targets]]\nname = "it"\nprotocol = "rest"\nurl = "{rest.url}"\ntimeout_seconds = 60\n', encoding="utf-8"
+        f'[[targets]]\nname = "it"\nprotocol = "rest"\nurl = "{rest.url}"\ntimeout_seconds = 60\n'
+        '[[targets]]\nname = "feed"\nprotocol = "nats"\nsubject = "feed"\n',
+        encoding="utf-8",
     )
     with system(tmp_path / "run", gateway=config.Gateway(config_path=str(path))) as one:
         await one.serve("nats").ready()
@@ -135,6 +137,12 @@ async def test_nothing_is_lost_when_the_process_is_killed(rest: Rest, tmp_path: 
                     assert answer.status_code == 202, answer.text
                     return str(answer.json()["id"])
 
+                async def stream_is(status: str) -> bool:
+                    return bool((await client.get("/v1/streams/one")).json().get("status") == status)
+
+                answer = await client.post("/v1/streams", json={"target": "feed", "name": "one", "source": "feed"})
+                assert answer.status_code == 202, answer.text
+                await until(lambda: stream_is("established"), "the stream stands")
                 ids = [await order("POST /held") for _ in range(5)]
 
                 async def begun() -> bool:
@@ -153,5 +161,6 @@ async def test_nothing_is_lost_when_the_process_is_killed(rest: Rest, tmp_path: 
 
                 await until(succeeded, "all calls have succeeded", 30)
                 assert sorted(rest.keys) == sorted(ids * 2)
+                await until(lambda: stream_is("resumed"), "the stream stands again")
                 shown = await tidegate(one, "channels", "--json")
-                assert msgspec.json.decode(shown.splitlines()[0])["target"] == "it"
+                assert [msgspec.json.decode(row)["target"] for row in shown.splitlines()] == ["feed", "it"]

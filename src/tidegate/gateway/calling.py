@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import aiohttp
 import msgspec
+from yarl import URL
 
 from tidegate.actor.system import System
 from tidegate.bus import Bus, Outgoing
@@ -24,6 +25,7 @@ from tidegate.gateway.channel import CallResult, Channel, readable
 from tidegate.gateway.configuration import Configuration
 from tidegate.gateway.policy import pause
 from tidegate.gateway.transports.base import KEY, CallFailedError
+from tidegate.gateway.transports.http import session
 
 __all__ = ["CallRunner", "shown"]
 
@@ -68,7 +70,7 @@ class CallRunner:
         self._bus = bus
         self._channel = channel
         self._slots = asyncio.Semaphore(self._settings.max_running)
-        self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False)
+        self._session = session()
 
     async def run(self, call_id: str) -> None:
         """Until the call is settled."""
@@ -164,10 +166,10 @@ class CallRunner:
             async with (
                 asyncio.timeout(self._callbacks.timeout_seconds),
                 # Of the answer only the status counts: its body is not read.
-                self._client.stream("POST", url, content=body, headers=headers) as answer,
+                self._session.post(URL(url, encoded=True), data=body, headers=headers, allow_redirects=False) as answer,
             ):
-                status = answer.status_code
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+                status = answer.status
+        except (aiohttp.ClientError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
         except TimeoutError:
             return f"no answer within {self._callbacks.timeout_seconds:g} s"
@@ -175,4 +177,4 @@ class CallRunner:
 
     async def aclose(self) -> None:
         """Close connections to webhooks."""
-        await self._client.aclose()
+        await self._session.close()

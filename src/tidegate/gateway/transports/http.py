@@ -1,4 +1,4 @@
-"""REST, GraphQL, and Server-Sent Events, by aiohttp (seen here: eight times the calls a second of httpx).
+"""REST, GraphQL, and Server-Sent Events, by aiohttp (seen here: five to twelve times the calls a second of httpx).
 
 Invariant: a request goes to the host of the target's URL and below its path; redirects are not followed and proxies
 from the environment are not used.

@@ -18,6 +18,7 @@ LAYERS = """
     app
     local
     edges
+    gateway
     service
     privacy
     query rederive reprocess

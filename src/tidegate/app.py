@@ -45,10 +45,12 @@ if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler
 
     from tidegate.entities.alert import Raised
+    from tidegate.gateway import Gateway
     from tidegate.lifecycle import Lifecycle
     from tidegate.pipeline.runner import Pipeline
     from tidegate.query import Queries
     from tidegate.service import Service
+    from tidegate.service.publishing import Publishing
 
 __all__ = [
     "ENTITY_KINDS",
@@ -63,7 +65,9 @@ __all__ = [
 ]
 
 TIERS = ("hot", "warm", "cold", "lake")
-ENTITY_KINDS = frozenset({"access_key", "alert", "correlation", "pipeline", "subscription", "window"})
+ENTITY_KINDS = frozenset(
+    {"access_key", "alert", "budget", "call", "connection", "correlation", "pipeline", "subscription", "window"}
+)
 Rows = list[dict[str, Any]]
 _GRACE_SECONDS = 2.0
 """For gRPC calls under way when a process ends."""
@@ -154,6 +158,8 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     from tidegate.entities.access_key import AccessKeys
     from tidegate.entities.alert import Alerts
     from tidegate.entities.budget import Budgets
+    from tidegate.entities.call import Calls
+    from tidegate.entities.connection import Connections
     from tidegate.entities.correlation import Correlations
     from tidegate.entities.pipeline import Pipelines
     from tidegate.entities.subscription import Subscriptions
@@ -175,6 +181,8 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
         Subscriptions(),
         Budgets(),
         AccessKeys(),
+        Calls(),
+        Connections(),
     ]
 
 
@@ -210,6 +218,7 @@ class Process:
         self.queries: Queries | None = None
         self.lifecycle: Lifecycle | None = None
         self.system: System | None = None
+        self.gateway: Gateway | None = None
         self._waiting_for = "starting"
         self.gate = Gate(settings.auth)
         for table, host in (("http", settings.http.host), ("grpc", settings.grpc.host)):
@@ -240,6 +249,8 @@ class Process:
             for cell in self.cells
         ]
         sections: dict[str, Rows] = {"cells": rows} if rows else {}
+        if self.gateway is not None:
+            sections["channels"] = [msgspec.to_builtins(one) for one in self.gateway.channel_statuses()]
         if self.bus is None or not self.bus.connected:
             return sections
         with contextlib.suppress(BusError, BusUnavailableError):
@@ -332,6 +343,7 @@ class Process:
         return {
             "event-streaming": http.event_streaming_port,
             "transformation-pipeline": http.transformation_pipeline_port,
+            "gateway": http.gateway_port,
             "entities": http.entities_port,
             "storage-manager": http.storage_manager_port,
         }[self.name]
@@ -353,6 +365,14 @@ class Process:
             return rest_pipelines.routes(
                 lambda: self.lifecycle, lambda: self.system, lambda: self.bus, self.settings.ingest.max_inflated_bytes
             )
+        if self.name == "gateway":
+            from tidegate.edges import rest_gateway
+            from tidegate.gateway import Gateway, load
+
+            path = self.settings.gateway.config_path
+            configuration = load(Path(path) if path else None)
+            self.gateway = Gateway(configuration, lambda: self.bus, self._publishing(), self.declared.shards)
+            return rest_gateway.routes(self.gateway)
         if self.name == "storage-manager":
             from tidegate.edges import graphql, rest_query, ws
             from tidegate.query import Queries
@@ -376,22 +396,22 @@ class Process:
             case _:
                 return contextlib.nullcontext()
 
+    def _publishing(self) -> Publishing:
+        from tidegate.service.publishing import Publishing
+
+        limits = self.settings.ingest
+        return Publishing(
+            lambda: self.bus, self.gate, self.declared.partitions, limits.max_frame_bytes, limits.max_inflated_bytes
+        )
+
     @cached_property
     def service(self) -> Service:
         """What the edges of this process call."""
         from tidegate.service import Service
-        from tidegate.service.publishing import Publishing
 
-        limits = self.settings.ingest
         return Service(
             self.gate,
-            Publishing(
-                lambda: self.bus,
-                self.gate,
-                self.declared.partitions,
-                limits.max_frame_bytes,
-                limits.max_inflated_bytes,
-            ),
+            self._publishing(),
             bus=lambda: self.bus,
             shards=self.declared.shards,
             kinds=ENTITY_KINDS,
@@ -469,6 +489,9 @@ class Process:
                 kinds = entity_kinds(settings)
                 self._add_effects(bus, log)
                 await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
+            if self.gateway is not None:
+                stack.push_async_callback(self.gateway.aclose)
+                self.cells += self.gateway.cells(bus, log, settings.intake.pin_timeout_seconds)
             if self.queries is not None:
                 self.queries.attach(log)
             await stack.enter_async_context(self._micro_services(bus))
@@ -479,6 +502,8 @@ class Process:
                     group.start_soon(cell.run, name=cell.status.cell)
                 if self.lifecycle is not None:
                     group.start_soon(self.lifecycle.follow, bus, log)
+                if self.gateway is not None:
+                    group.start_soon(self.gateway.channels.follow)
                 for tier in self.models:
                     group.start_soon(self._keep, log, tier, partial(self._projections, bus, log, tier, stack))
                 for entity in kinds:

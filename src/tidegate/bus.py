@@ -173,9 +173,10 @@ class Bus:
         finally:
             undo()
 
-    def on_disconnect(self, call: Callable[[str], None]) -> None:
-        """Have `call` called with the reason when the connection is lost."""
+    def on_disconnect(self, call: Callable[[str], None]) -> Callable[[], None]:
+        """Have `call` called with the reason when the connection is lost; returns what takes it off the list again."""
         self._on_disconnect.append(call)
+        return lambda: self._on_disconnect.remove(call)
 
     # -- requests -----------------------------------------------------------------------------------------------
 

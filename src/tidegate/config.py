@@ -26,6 +26,7 @@ __all__ = [
     "Catalog",
     "Cold",
     "CorrelationRules",
+    "Gateway",
     "Grpc",
     "Hot",
     "Http",
@@ -97,6 +98,7 @@ class Http(_Table, frozen=True):
     host: str = "127.0.0.1"
     event_streaming_port: Port = 8080
     transformation_pipeline_port: Port = 8081
+    gateway_port: Port = 8082
     storage_manager_port: Port = 8083
     entities_port: Port = 8084
 
@@ -165,6 +167,11 @@ class Intake(_Table, frozen=True):
     """A folder with mapping rules that add to, or replace, the shipped ones (`TRANSFORMATION_RULES_PATH`)."""
     pin_timeout_seconds: Seconds = 3.0
     """A silent owner loses its partition after this long."""
+
+
+class Gateway(_Table, frozen=True):
+    config_path: str | None = None
+    """The file with targets, routes and policies (`GATEWAY_CONFIG_PATH`); without it there are no targets."""
 
 
 class Hot(_Table, frozen=True):
@@ -246,6 +253,7 @@ class Settings(_Table, frozen=True):
     local: Local = field(default_factory=Local)
     ingest: Ingest = field(default_factory=Ingest)
     intake: Intake = field(default_factory=Intake)
+    gateway: Gateway = field(default_factory=Gateway)
     hot: Hot = field(default_factory=Hot)
     warm: Warm = field(default_factory=Warm)
     cold: Cold = field(default_factory=Cold)
@@ -297,6 +305,7 @@ SHORT_NAMES = {
     "AWS_REGION": ("s3", "region"),
     "AWS_SECRET_ACCESS_KEY": ("s3", "secret_key"),
     "CATALOG_URI": ("catalog", "uri"),
+    "GATEWAY_CONFIG_PATH": ("gateway", "config_path"),
     "MONGODB_URI": ("mongodb", "uri"),
     "NATS_URL": ("nats", "url"),
     "REDIS_URL": ("redis", "url"),

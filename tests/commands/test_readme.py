@@ -26,6 +26,7 @@ def _with_ports(text: str, settings: Settings) -> str:
         4222: settings.local.nats_port,
         8080: settings.http.event_streaming_port,
         8081: settings.http.transformation_pipeline_port,
+        8082: settings.http.gateway_port,
         8083: settings.http.storage_manager_port,
         8084: settings.http.entities_port,
         8090: settings.grpc.event_streaming_port,

@@ -84,6 +84,10 @@ class Work(Protocol):
         """The cell ends in good order, and may still be owned."""
         return
 
+    async def let_go(self) -> None:
+        """The cell is owned no longer, or will not be in a moment: end what runs beside the loop."""
+        return
+
 
 class CellStatus(msgspec.Struct, kw_only=True):
     """What a cell is doing, for people."""
@@ -211,6 +215,7 @@ class Cell:
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([ahead])
                 await steps.aclose()
+                await work.let_go()
 
     async def _steps(self) -> AsyncGenerator[Step, None]:
         work = self._work

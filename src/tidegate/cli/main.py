@@ -49,6 +49,7 @@ COMMANDS = (
         "Who reads the events of the log: list, pause, resume, seek, delete.",
     ),
     ("privacy", "tidegate.cli.privacy:privacy", "Counts with differential privacy, and the budgets that they spend."),
+    ("channels", "tidegate.cli.channels:channels", "How the gateway's calls to other services go."),
     ("apikeys", "tidegate.cli.apikeys:apikeys", "Keys for the edges: create, list, revoke; what was refused."),
     ("ask", "tidegate.cli.entities:ask", "Give a command to an entity, or look at its state."),
     ("demo", "tidegate.cli.demo:demo", "Send generated events through everything, and show that the counts add up."),

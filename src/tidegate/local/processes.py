@@ -41,7 +41,7 @@ __all__ = [
     "write_run",
 ]
 
-OWN = ("event-streaming", "transformation-pipeline", "entities", "storage-manager")
+OWN = ("event-streaming", "transformation-pipeline", "gateway", "entities", "storage-manager")
 LINES = {name: f"tidegate serve {name}" for name in NAMES} | {name: f"tidegate run {name}" for name in OWN}
 """The Procfile, line by line."""
 

@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 TENANT_KINDS = frozenset({"correlation", "alert"})
 """Their ids are made of correlation ids, which begin with the tenant's name."""
-ADMIN_KINDS = frozenset({ACCESS_KEY, "budget", "pipeline", "subscription"})
+ADMIN_KINDS = frozenset({ACCESS_KEY, "budget", "call", "connection", "pipeline", "subscription"})
 
 _OF_COMMANDS = {"invalid": Code.INVALID, "unknown": Code.NOT_FOUND}
 

@@ -14,6 +14,7 @@ __all__ = [
     "AccessAudited",
     "BatchFailed",
     "BatchProcessed",
+    "BreakerChanged",
     "BusConnected",
     "BusDisconnected",
     "BusReconnected",
@@ -22,7 +23,9 @@ __all__ = [
     "CellStarted",
     "CellStopped",
     "CellWaiting",
+    "ChannelCalled",
     "CommandFailed",
+    "ConnectionChanged",
     "EffectCalled",
     "EffectFailed",
     "EntitiesChanged",
@@ -520,6 +523,50 @@ class AccessAudited(Event, frozen=True, kw_only=True):
     what: str
     detail: str
     peer: str
+
+
+class ChannelCalled(Event, frozen=True, kw_only=True):
+    """One attempt of the gateway to call a target has ended; `outcome` is `ok` or the kind of failure."""
+
+    tag = "channel.called"
+    text = "channel called"
+    level = "debug"
+    on_span = "attributes"
+    metrics = (
+        counter("channel_attempts", "Attempts to call a target", labels=("target", "outcome")),
+        histogram("channel_attempt", "Attempts to call a target", labels=("target",)),
+        counter("channel_sent_bytes", "Bytes of requests", amount="sent", labels=("target",)),
+        counter("channel_received_bytes", "Bytes of good answers", amount="received", labels=("target",)),
+    )
+    target: str
+    outcome: str
+    sent: int
+    received: int
+    seconds: float
+
+
+class BreakerChanged(Event, frozen=True, kw_only=True):
+    """The breaker of a channel is closed (0), half-open (1) or open (2)."""
+
+    tag = "breaker.changed"
+    text = "circuit breaker changed"
+    level = "warning"
+    metrics = (gauge("channel_breaker", "0 closed, 1 half-open, 2 open", amount="value", labels=("target",)),)
+    target: str
+    state: str
+    value: int
+
+
+class ConnectionChanged(Event, frozen=True, kw_only=True):
+    """A stream connection of the gateway was established, lost or resumed."""
+
+    tag = "connection.changed"
+    text = "stream connection changed"
+    metrics = (counter("connection_changes", "Changes of stream connections", labels=("target", "state")),)
+    id: str
+    target: str
+    state: str
+    reason: str
 
 
 class HttpServed(Event, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The protocols that targets speak, each in a file of its own."""

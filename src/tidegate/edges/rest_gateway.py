@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 from msgspec import Meta, Struct
@@ -85,7 +86,10 @@ def _told() -> Iterator[None]:
         raise refusal(error) from error
 
 
-def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
+_ACCEPTED = ResponseSpec(data_container=dict[str, str], description="Accepted; `Location` is where to look.")
+
+
+def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response[Any]:
     return Response(msgspec.json.encode(body), status_code=status, media_type="application/json", headers=headers)
 
 
@@ -94,12 +98,13 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
 
     @post(
         "/v1/calls",
+        status_code=200,
         opt={"scope": "command"},
         request_max_body_size=_BODY_BYTES,
-        responses=problems(*_TOLD),
+        responses={**problems(*_TOLD), 202: _ACCEPTED},
         tags=["gateway"],
     )
-    async def call(data: JSONBody[_Asked], request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def call(data: JSONBody[_Asked], request: Request[Any, Any, Any]) -> Response[Any]:
         """Call a service: 200 with its answer, or, in the mode `async`, 202 with the call's id.
 
         `Idempotency-Key` is passed on to the service; in the mode `async` it is the call's id.
@@ -135,7 +140,7 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
         return _json({"id": call_id, "status": "accepted"}, 202, {"Location": f"/v1/calls/{call_id}"})
 
     @get("/v1/calls/{call_id:str}", opt={"scope": "query"}, responses=problems(*_TOLD), tags=["gateway"])
-    async def look(call_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def look(call_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[Any]:
         """How an asynchronous call goes, and its result."""
         with _told():
             return _json(shown(call_id, await gateway.call(call_id, principal=principal_of(request))))
@@ -147,7 +152,7 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
         responses=problems(*_TOLD),
         tags=["gateway"],
     )
-    async def cancel(call_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def cancel(call_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[Any]:
         """Cancel an asynchronous call: 409 when it has ended."""
         with _told():
             await gateway.cancel_call(call_id, principal=principal_of(request))
@@ -155,12 +160,13 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
 
     @post(
         "/v1/events",
+        status_code=202,
         opt={"scope": "publish"},
         request_max_body_size=_BODY_BYTES,
         responses=problems(*_TOLD),
         tags=["gateway"],
     )
-    async def event(data: JSONBody[_Happened], request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def event(data: JSONBody[_Happened], request: Request[Any, Any, Any]) -> Response[Any]:
         """Publish an event where its type's route says."""
         with _told():
             found = await gateway.publish_event(
@@ -174,12 +180,13 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
 
     @post(
         "/v1/streams",
+        status_code=202,
         opt={"scope": "command"},
         request_max_body_size=64 * 1024,
         responses=problems(*_TOLD),
         tags=["gateway"],
     )
-    async def establish(data: JSONBody[_Wanted], request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def establish(data: JSONBody[_Wanted], request: Request[Any, Any, Any]) -> Response[Any]:
         """Have messages of a service stored as events, from now on."""
         with _told():
             name = await gateway.establish_stream_connection(
@@ -188,7 +195,7 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
         return _json({"name": name, "status": "requested"}, 202, {"Location": f"/v1/streams/{name}"})
 
     @get("/v1/streams/{name:str}", opt={"scope": "query"}, responses=problems(*_TOLD), tags=["gateway"])
-    async def stream(name: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def stream(name: FromPath[str], request: Request[Any, Any, Any]) -> Response[Any]:
         """How a stream connection stands."""
         with _told():
             return _json(await gateway.stream_connection(name, principal=principal_of(request)))
@@ -200,14 +207,14 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
         responses=problems(*_TOLD),
         tags=["gateway"],
     )
-    async def close(name: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def close(name: FromPath[str], request: Request[Any, Any, Any]) -> Response[Any]:
         """Close a stream connection, for good."""
         with _told():
             await gateway.close_stream_connection(name, principal=principal_of(request))
         return _json({"name": name, "status": "closed"})
 
     @get("/v1/channels", opt={"scope": "query"}, responses=problems(401, 403, 429), tags=["gateway"])
-    async def channels(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def channels(request: Request[Any, Any, Any]) -> Response[Any]:
         """Status and counters of every channel of this process."""
         return _json({"channels": gateway.channel_statuses(principal=principal_of(request))})
 

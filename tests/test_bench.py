@@ -62,24 +62,15 @@ def assert_nothing_left(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.name.startswith("tidegate-bench-")] == []
 
 
+SLOW = ("warm", "cold", "lake", "rebuild-warm", "rebuild-lake", "websocket", "query")
+"""What takes ten seconds or more is left to `make soak`."""
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        "ingest",
-        "rest",
-        "grpc",
-        "pipeline",
-        "stages",
-        "log",
-        "hot",
-        "warm",
-        "cold",
-        "lake",
-        "rebuild-hot",
-        "rebuild-warm",
-        "rebuild-lake",
-        "websocket",
-        "query",
+        *("ingest", "rest", "grpc", "pipeline", "stages", "log", "hot", "rebuild-hot"),
+        *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW),
     ],
 )
 def test_a_benchmark_prints_one_complete_json_object_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:

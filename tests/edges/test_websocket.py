@@ -265,8 +265,11 @@ async def test_a_stop_of_the_server_ends_connections_and_leaves_nothing(edges: W
         await ask(one, type="subscribe", id="s", start="start")
     assert await closing(one) == 1012
     await one.wait_closed()
-    await asyncio.sleep(0.05)
-    assert [task.get_coro() for task in asyncio.all_tasks() - before] == []
+
+    async def nothing_left() -> bool:
+        return not asyncio.all_tasks() - before
+
+    await until(nothing_left, "all tasks of the server have ended")
 
 
 async def test_a_quiet_connection_hears_that_it_is_alive_until_its_key_is_revoked(

@@ -141,7 +141,7 @@ STAGES = st.lists(
 ACTIONS = st.lists(st.sampled_from(["", "skip", "continue", "dead_letter"]), min_size=6, max_size=6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stages=STAGES, actions=ACTIONS)
 def test_no_plan_changes_what_comes_out(tmp_path: Path, stages: list[str], actions: Sequence[str]) -> None:
     text = ""

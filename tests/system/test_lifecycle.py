@@ -127,6 +127,10 @@ async def test_a_pipeline_through_its_life(running: System, rules: Path) -> None
         assert [step["stage"] for step in tried.json()["steps"][0]] == ["mapping", "mark"]
         metrics = (await http.get("/v1/pipelines/own/metrics")).json()
         assert (metrics["success_rate"], metrics["stages"]["mark"]["taken"] > 0) == (1.0, True)
+        assert metrics["bytes_out"] > metrics["bytes_in"] > 0
+        (steps,) = (await http.get("/v1/pipelines/own/sample")).json()
+        assert [step["stage"] for step in steps] == ["mapping", "mark"]
+        assert steps[1]["bytes_out"] > 0
 
     # Known text: what the log has in use stays in use.
     (rules / "own.toml").write_text(TEXT.replace("MARK", "two"))

@@ -29,6 +29,7 @@ from tidegate.lifecycle import Lifecycle
 from tidegate.pipeline.definition import parse_definition
 from tidegate.pipeline.flow import Flow, StageStats
 from tidegate.pipeline.optimiser.optimise import optimise as make_quicker
+from tidegate.pipeline.optimiser.optimise import takes
 from tidegate.pipeline.runner import RawFrame
 from tidegate.pipeline.trial import Fate, Step, explain, fates
 from tidegate.sample import newest
@@ -91,6 +92,12 @@ class Metrics(Struct, frozen=True):
     version: str
     success_rate: float
     """Of the events that came to the first stage, those that did not fail in any."""
+    validation_score: float
+    """Of the events that came to `validate` stages, those that were found valid; 1 where there is no such stage."""
+    bytes_in: int
+    """Of records as they came ..."""
+    bytes_out: int
+    """... and of the events that they became."""
     stages: dict[str, StageStats]
     mapping: dict[str, StageStats]
 
@@ -113,9 +120,14 @@ def measured(flow: Flow) -> Metrics:
     """What went through a pipeline here."""
     taken = flow.stages[0].stats.taken if flow.stages else 0
     failed = sum(stage.stats.failed for stage in flow.stages)
+    checks = [stage.stats for stage in flow.stages if stage.type == "validate"]
+    checked = sum(one.taken for one in checks)
     return Metrics(
         version=flow.definition.version,
         success_rate=1 - failed / taken if taken else 1.0,
+        validation_score=1 - sum(one.failed for one in checks) / checked if checked else 1.0,
+        bytes_in=flow.bytes_in,
+        bytes_out=flow.bytes_out,
         stages={stage.name: stage.stats for stage in flow.stages},
         mapping=flow.mapping,
     )
@@ -251,6 +263,26 @@ def routes(
         steps = [await asyncio.to_thread(explain, rules, one) for one in each] if data.explain else []
         return Response(Outcomes(fates=found, steps=steps))
 
+    @get("/v1/pipelines/{name:str}/sample", responses=problems(*_ALWAYS, 404, 503), tags=_TAGS)
+    async def sample(name: str, records: Annotated[int, Parameter(ge=1, le=100)] = 1) -> Response[Any]:
+        """The transformation log of the newest records that take the pipeline: what each stage does to each of them."""
+        life, bus = lifecycle(), connection()
+        if life is None or bus is None:
+            return problem(503, "Not connected", "there is no connection to NATS yet; try again")
+        if name not in flows():
+            return unknown(name)
+        rules = await asyncio.to_thread(life.trial)
+        try:
+            frames = [one async for one in newest(bus, "", 1_000, max_inflated) if takes(rules, one, name)]
+        except (BusError, BusUnavailableError) as error:
+            return problem(503, "No answer", str(error))
+        each = [
+            msgspec.structs.replace(one, records=[record], origin=f"{one.origin}#{index}")
+            for one in frames
+            for index, record in enumerate(one.records)
+        ][-records:]
+        return Response([await asyncio.to_thread(explain, rules, one) for one in each])
+
     @post(
         "/v1/pipelines/{name:str}/optimise",
         status_code=200,
@@ -295,7 +327,7 @@ def routes(
             task.add_done_callback(watching.discard)
         return Response({**msgspec.to_builtins(report), "in_use": used})
 
-    return [list_pipelines, show, metrics, define, activate_version, roll_back, dry_run, optimise]
+    return [list_pipelines, show, metrics, define, activate_version, roll_back, dry_run, sample, optimise]
 
 
 def _by(request: Request[Any, Any, Any]) -> str:

@@ -220,6 +220,8 @@ class Flow:
         self.policies |= {stage.type_name: stage.on_error for stage in built_in if stage.on_error}
         self.mapping = {name: StageStats() for name in self.policies}
         """What was done before the first stage."""
+        self.bytes_in = self.bytes_out = 0
+        """Of records as they came, and of the events that they became."""
         fallbacks: list[list[str]] = []
         for index, stage in enumerate(definition.file.stage):
             if isinstance(stage, language.BUILT_IN):

@@ -263,6 +263,7 @@ class Pipeline:
             if collected is not None:
                 collected += events
             elif flow is not None:
+                flow.bytes_in += sum(map(len, frame.records[part]))
                 self._finish(flow, frame, events, mapped, into)
             events, mapped = [], []
         if habit is not None:
@@ -283,6 +284,7 @@ class Pipeline:
                 letter = _dead_letter(error, "validate", frame.codec, whole, frame, one.uid, one.place)
                 into.dead[shard_of(one.uid, shards)].append(letter)
             else:
+                flow.bytes_out += len(buffer)
                 to = into.lines_for(routes.get(row)) if routes else lines
                 to[shard].append(bytes(buffer))
         for rule, count in passage.filtered.items():

@@ -36,6 +36,8 @@ class Step(Struct, frozen=True, kw_only=True):
     changes: dict[str, tuple[Any, Any]] = {}
     """Attribute path -> value before and after; None where there is none."""
     problem: str = ""
+    recovery: str = ""
+    """The action of the policy that decided what became of the record, where the stage has failed."""
 
 
 class Fate(Struct, frozen=True, kw_only=True):
@@ -89,6 +91,7 @@ def explain(pipeline: Pipeline, frame: RawFrame) -> list[Step]:
                 bytes_in=len(raw),
                 bytes_out=0,
                 problem=mapped,
+                recovery="" if mapped.startswith("filtered") else "dead_letter",
             )
         ]
     line = msgspec.json.encode(mapped)
@@ -130,6 +133,7 @@ def explain(pipeline: Pipeline, frame: RawFrame) -> list[Step]:
                 bytes_out=len(after_line) if passage.rows else 0,
                 changes=changed,
                 problem=problem,
+                recovery=stage.policy.action if problem else "",
             )
         )
         if not passage.rows:

@@ -130,12 +130,15 @@ def followed(
 ) -> list[Any] | None:
     """The observables: those of anonymised attributes anonymised likewise, all others without the values of `pairs`."""
     found: list[Any] = []
+    # One search for all of them is quicker than one for each, and there is rarely anything to find.
+    others = "\n".join([one.value for one in observables if one.value is not None and one.name not in follow]).lower()
+    clear = not others or not any([old.lower() in others for old, _ in pairs])
     for one in observables:
         known = follow.get(one.name)
         if known is not None:
             if one.value is not None and (value := tables[known[0]][one.value]) is not None:
                 found.append(known[1][value])
-        elif one.value is None or not pairs or (value := replace_all(one.value, pairs)) is one.value:
+        elif clear or one.value is None or (value := replace_all(one.value, pairs)) is one.value:
             found.append(one)
         elif value != REMOVED:
             found.append(Observable(name=one.name, type_id=one.type_id, value=value))

@@ -132,7 +132,7 @@ def followed(
     found: list[Any] = []
     # One search for all of them is quicker than one for each, and there is rarely anything to find.
     others = "\n".join([one.value for one in observables if one.value is not None and one.name not in follow]).lower()
-    clear = not others or not any([old.lower() in others for old, _ in pairs])
+    clear = not others or not any(old.lower() in others for old, _ in pairs)
     for one in observables:
         known = follow.get(one.name)
         if known is not None:

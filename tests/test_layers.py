@@ -34,6 +34,7 @@ LAYERS = """
     reader projection
     bus
     frame
+    codec
     generator
     ocsf event subject
     telemetry

@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from tests.system.harness import System, system
@@ -289,3 +290,19 @@ async def test_closing_sends_what_is_open_and_answers_whoever_waits(bus: Bus) ->
         await asyncio.sleep(0.05)
         assert not any(one.done() for one in waiting)
     assert [(await one).sequence for one in waiting] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("codec", ["avro", "protobuf"])
+async def test_envelopes_go_as_avro_or_protobuf_where_that_is_asked_for(
+    bus: Bus, codec: Literal["avro", "protobuf"]
+) -> None:
+    events = [Envelope(data={"n": n, "text": "a\nb" * 500}, timestamp=n, source="billing") for n in range(3)]
+    async with Publisher(bus=bus, codec=codec) as publisher:
+        receipts = await publisher.publish_many(events)
+        with pytest.raises(PublishError, match="an event is an Envelope, not dict"):
+            await publisher.publish({"n": 1})
+        with pytest.raises(PublishError, match="64 bits"):
+            await publisher.publish(Envelope(data=1, timestamp=2**63))
+    ((subject, sequence, records),) = await stored(bus)
+    assert (subject.rsplit(".", 1)[0], {one.sequence for one in receipts}) == ("ingest.billing", {sequence})
+    assert [msgspec.json.decode(one, type=Envelope) for one in records] == events

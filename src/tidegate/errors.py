@@ -12,6 +12,7 @@ __all__ = [
     "BusError",
     "BusUnavailableError",
     "Code",
+    "CodecError",
     "CommandRefusedError",
     "ConfigError",
     "ExpressionError",
@@ -76,6 +77,15 @@ class FrameError(TidegateError):
     def __init__(self, rule: str, problem: str) -> None:
         super().__init__(problem)
         self.rule = rule
+        self.problem = problem
+
+
+class CodecError(TidegateError):
+    """Bytes are not what their format says, or a value has no place in it; `codec` is avro, protobuf or parquet."""
+
+    def __init__(self, codec: str, problem: str) -> None:
+        super().__init__(f"{codec}: {problem}")
+        self.codec = codec
         self.problem = problem
 
 

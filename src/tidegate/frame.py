@@ -13,9 +13,10 @@ from typing import Literal
 import msgspec
 import zstandard
 
-from tidegate.errors import FrameError
+from tidegate.errors import CodecError, FrameError
 
 __all__ = [
+    "AVRO",
     "CAUSE",
     "CONTENT_ENCODING",
     "CONTENT_TYPE",
@@ -25,6 +26,7 @@ __all__ = [
     "MAX_RECORDS",
     "MSGPACK",
     "NDJSON",
+    "PROTOBUF",
     "SCHEMA",
     "TENANT",
     "TEXT",
@@ -32,6 +34,7 @@ __all__ = [
     "Codec",
     "digest_of",
     "inflate",
+    "is_envelopes",
     "open_frame",
     "seal",
     "split_lines",
@@ -51,6 +54,10 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 TEXT = "text/plain"
+AVRO = "application/avro"
+"""An object container file of envelopes."""
+PROTOBUF = "application/x-protobuf"
+"""Envelopes as messages, each after its length (a varint), also when it is only one."""
 
 Codec = Literal["json", "msgpack", "text"]
 
@@ -164,7 +171,9 @@ def open_frame(payload: bytes, content_type: str, content_encoding: str, max_byt
     Raises FrameError when nothing in the frame can be told apart; a record that is bad by itself is returned as it is.
     """
     data = inflate(payload, content_encoding, max_bytes)
-    kind = content_type.split(";", 1)[0].strip().lower()
+    kind = _kind(content_type)
+    if is_envelopes(kind) and data:
+        return "json", _open_envelopes(kind, data, max_bytes)
     if "msgpack" not in kind:
         data = data.removeprefix(_UTF8_BOM)
     if not data or data.isspace():
@@ -190,8 +199,31 @@ def open_frame(payload: bytes, content_type: str, content_encoding: str, max_byt
         case other:
             raise FrameError(
                 "content_type",
-                f"unknown content type {other[:80]!r}; use {JSON}, {NDJSON}, {MSGPACK} or {TEXT}",
+                f"unknown content type {other[:80]!r}; use {JSON}, {NDJSON}, {MSGPACK}, {AVRO}, {PROTOBUF} or {TEXT}",
             )
+
+
+def _kind(content_type: str) -> str:
+    return content_type.split(";", 1)[0].strip().lower()
+
+
+def is_envelopes(content_type: str) -> bool:
+    """Whether a frame of this type holds envelopes in another format, which `open_frame` gives as JSON."""
+    return _kind(content_type) in (AVRO, PROTOBUF, "application/protobuf")
+
+
+def _open_envelopes(kind: str, data: bytes, max_bytes: int) -> list[bytes]:
+    # Imported where it is needed: few frames are of this kind, and most commands open none.
+    from tidegate.codec import envelopes
+
+    read = envelopes.from_avro if kind == AVRO else envelopes.from_protobuf
+    try:
+        records = read(data, MAX_RECORDS, max_bytes)
+    except CodecError as error:
+        raise FrameError(error.codec, error.problem) from error
+    if not records:
+        raise FrameError("empty", "the frame holds no records")
+    return records
 
 
 def _split_lines(data: bytes) -> list[bytes]:

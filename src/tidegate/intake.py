@@ -170,6 +170,8 @@ class IntakeWork(Work):
         except FrameError as error:
             self._refuse(raw, 0, error.rule, error.problem, message.payload, content_type, content_encoding, outcome)
             return len(message.payload)
+        if frame.is_envelopes(content_type):
+            content_type = frame.JSON  # what its records are from here on
         size = sum(map(len, records))
         if max(map(len, records)) > MAX_RECORD_BYTES:
             for index, record in enumerate(records):

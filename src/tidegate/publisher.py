@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +19,7 @@ import zstandard
 
 from tidegate import frame, subject, telemetry
 from tidegate.bus import Bus, Outgoing, PublishAck, connect
-from tidegate.errors import BusError, BusUnavailableError, PublishError
+from tidegate.errors import BusError, BusUnavailableError, CodecError, PublishError
 from tidegate.event import Envelope
 
 __all__ = ["Event", "Publisher", "Receipt"]
@@ -27,6 +28,30 @@ Event = Envelope | dict[str, Any] | bytes | str
 """What can be published: an envelope, a native record as a dict, or one already encoded as JSON (or a text line)."""
 
 _ENCODER = msgspec.json.Encoder()
+
+Codec = Literal["json", "text", "avro", "protobuf"]
+_CONTENT_TYPES: dict[Codec, str] = {
+    "json": frame.NDJSON,
+    "text": frame.TEXT,
+    "avro": frame.AVRO,
+    "protobuf": frame.PROTOBUF,
+}
+
+
+def _encoding(codec: Codec) -> tuple[Callable[[Envelope], bytes] | None, Callable[[Sequence[bytes]], bytes]]:
+    """How an envelope is encoded, where it is not JSON, and how records become a frame."""
+    # Imported only where it is asked for: most publishers do with JSON.
+    match codec:
+        case "avro":
+            from tidegate.codec import avro
+
+            return avro.datum, partial(avro.container, Envelope)
+        case "protobuf":
+            from tidegate.codec import protobuf
+
+            return protobuf.to_message, protobuf.delimited
+        case _:
+            return None, b"\n".join
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -66,6 +91,9 @@ class Publisher:
             receipt = await publisher.publish({"event_type": "dns", ...})
             receipts = await publisher.publish_many(events)
 
+    With `codec` avro or protobuf every event is an Envelope, and frames hold envelopes in that
+    format.
+
     `source` is used for what does not name its own; `partition` pins all frames to one partition, which keeps their
     order, otherwise frames go round all of them. A frame is sent when it has `frame_records` records or `frame_bytes`
     bytes, or `linger_seconds` after its first. At most `max_pending_bytes` are unacknowledged at a time. A frame whose
@@ -78,7 +106,7 @@ class Publisher:
         url: str = "nats://127.0.0.1:4222",
         *,
         source: str = "app",
-        codec: Literal["json", "text"] = "json",
+        codec: Codec = "json",
         partition: int | None = None,
         partitions: int = 4,
         frame_records: int = 1000,
@@ -95,6 +123,7 @@ class Publisher:
         self._url = url
         self._source = source
         self._codec = codec
+        self._encode_envelope, self._join = _encoding(codec)
         self._partition = partition
         self._partitions = partitions
         self._frame_records = frame_records
@@ -228,6 +257,14 @@ class Publisher:
     def _encode(self, event: Event) -> tuple[bytes, str]:
         source = self._source
         match event:
+            case Envelope() if self._encode_envelope is not None:
+                try:
+                    record = self._encode_envelope(event)
+                except CodecError as error:
+                    raise PublishError(f"the event cannot be encoded: {error}") from error
+                source = event.source or source
+            case _ if self._encode_envelope is not None:
+                raise PublishError(f"with codec {self._codec!r} an event is an Envelope, not {type(event).__name__}")
             case bytes():
                 record = event
             case _:
@@ -237,7 +274,7 @@ class Publisher:
                     raise PublishError(f"the event cannot be encoded: {error}") from error
                 if isinstance(event, Envelope):
                     source = event.source or source
-        if b"\n" in record:
+        if self._encode_envelope is None and b"\n" in record:
             # A frame has one record a line. JSON may hold line breaks outside of strings, never inside.
             record = record.strip() if self._codec == "text" else record.replace(b"\n", b" ")
             if b"\n" in record:
@@ -307,9 +344,9 @@ class Publisher:
                 self._room.notify_all()
 
     def _message(self, one: _Frame, to: str, message_id: str, traceparent: str) -> Outgoing:
-        payload = b"\n".join(one.records)
+        payload = self._join(one.records)
         headers = {
-            frame.CONTENT_TYPE: frame.TEXT if self._codec == "text" else frame.NDJSON,
+            frame.CONTENT_TYPE: _CONTENT_TYPES[self._codec],
             frame.COUNT: str(len(one.records)),
             "Nats-Msg-Id": message_id,
         }

@@ -1,6 +1,8 @@
-"""Schemas generated from the Structs and the stream declarations: JSON Schema and AsyncAPI, in `subjects/schema/`.
+"""Schemas generated from the Structs and the stream declarations, in `subjects/schema/`: JSON Schema, AsyncAPI, Avro
+and Protobuf.
 
-Invariant: what is in the folder is exactly what `generate` returns; a test fails when it is not.
+Invariant: what is in the folder is exactly what `generate` returns, and each Avro schema is the newest version in
+`history/`; a test fails when it is not.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ from typing import Any
 import msgspec
 
 from tidegate.actor.entity import Change, Command
+from tidegate.codec import numbers, protobuf
+from tidegate.codec.compatibility import Mode, compare
+from tidegate.codec.shape import SHAPES as ENCODED
+from tidegate.codec.versions import avro_schema, file_name, history
 from tidegate.event import DeadLetter, Envelope, Redriven
 from tidegate.log import Progress
 from tidegate.ocsf import OcsfEvent
 from tidegate.projection import Generation
 from tidegate.subject import Declarations
 
-__all__ = ["drift", "generate", "write"]
+__all__ = ["compatibility", "drift", "generate", "release", "write"]
 
 SHAPES: dict[str, Any] = {
     "change": Change,
@@ -36,6 +42,10 @@ def generate(declarations: Declarations) -> dict[str, bytes]:
     for name, shape in SHAPES.items():
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(shape)}
         files[f"{name}.schema.json"] = _pretty(schema)
+    for name in ENCODED:
+        files[f"{name}.avsc"] = _avsc(name)
+    files["tidegate.proto"] = protobuf.proto_text()
+    files[numbers.FILE] = numbers.render(numbers.numbers())
     files["asyncapi.json"] = _pretty(_asyncapi(declarations))
     return files
 
@@ -76,11 +86,49 @@ def _pretty(document: dict[str, Any]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 
+def _avsc(name: str) -> bytes:
+    return _pretty(avro_schema(ENCODED[name]))
+
+
 def drift(folder: Path, declarations: Declarations) -> list[str]:
     """The names of files that differ from what would be generated, are missing, or are not generated at all."""
     expected = generate(declarations)
-    found = {path.name: path.read_bytes() for path in folder.glob("*.json")} if folder.is_dir() else {}
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
+    for name, version in _unreleased(folder).items():
+        expected[f"history/{file_name(name, version)}"] = b""
     return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+
+
+def _unreleased(folder: Path) -> dict[str, int]:
+    """The schemas that differ from their newest released version -> the version that they would be."""
+    result = {}
+    for name in ENCODED:
+        known = history(folder / "history", name)
+        newest = max(known, default=0)
+        if known.get(newest) != _avsc(name):
+            result[name] = newest + 1
+    return result
+
+
+def compatibility(folder: Path, mode: Mode) -> list[str]:
+    """What stands between the current Avro schemas and each released version; empty when nothing does."""
+    return [
+        f"{name} against version {version}: {problem}"
+        for name in ENCODED
+        for version, content in history(folder / "history", name).items()
+        for problem in compare(avro_schema(ENCODED[name]), msgspec.json.decode(content), mode)
+    ]
+
+
+def release(folder: Path) -> list[Path]:
+    """Keep the current Avro schemas as new versions, where they differ from the newest; returns the new files."""
+    made = []
+    for name, version in _unreleased(folder).items():
+        path = folder / "history" / file_name(name, version)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_avsc(name))
+        made.append(path)
+    return made
 
 
 def write(folder: Path, declarations: Declarations) -> None:

@@ -20,8 +20,9 @@ from tests.system.harness import System, system, until
 from tests.test_frame import _lying, _without_size
 from tidegate import frame
 from tidegate.bus import Bus, connect
+from tidegate.codec import avro, protobuf
 from tidegate.errors import BusError
-from tidegate.event import DeadLetter, DeadLetterFact
+from tidegate.event import DeadLetter, DeadLetterFact, Envelope
 from tidegate.log import Log, Progress, recorded
 
 MB = 1024 * 1024
@@ -31,6 +32,11 @@ _FACT = msgspec.json.Decoder(DeadLetterFact)
 def good(case: str, number: int = 0) -> bytes:
     """A record that becomes an event with an id of its own."""
     return b'{"data":{"n":1},"event_id":"%s/%d"}' % (case.encode(), number)
+
+
+def envelope(case: str, number: int) -> Envelope:
+    """The same, not yet encoded."""
+    return msgspec.json.decode(good(case, number), type=Envelope)
 
 
 def amid(case: str, bad: bytes) -> bytes:
@@ -94,6 +100,16 @@ CASES = [
     Case("msgpack cut short", PACK({"data": "x" * 99})[:-9], frame.MSGPACK, events=0, dead=[("parse", "msgpack")]),
     whole("msgpack array that lies", b"\x92\x01", "msgpack", frame.MSGPACK),
     whole("msgpack array of billions", b"\xdd\xff\xff\xff\xff\x01", "record_count", frame.MSGPACK),
+    Case("avro", avro.encode(Envelope, [envelope("avro", 1), envelope("avro", 2)], "zstandard"), frame.AVRO),
+    Case("avro with data that is not JSON", avro.container(Envelope, [
+        avro.datum(envelope("avro with data that is not JSON", 1)), b"\x08what" + bytes(6),
+        avro.datum(envelope("avro with data that is not JSON", 2))]), frame.AVRO, dead=[("parse", "json")]),
+    Case("avro record of more than a megabyte", avro.encode(Envelope, [
+        envelope("avro record of more than a megabyte", 1), Envelope(data="x" * MB),
+        envelope("avro record of more than a megabyte", 2)]), frame.AVRO, dead=[("frame", "record_size")]),
+    whole("avro cut short", avro.encode(Envelope, [Envelope(data=1)])[:-1], "avro", frame.AVRO),
+    Case("protobuf", protobuf.encode(Envelope, [envelope("protobuf", 1), envelope("protobuf", 2)]), frame.PROTOBUF),
+    whole("protobuf without lengths", protobuf.to_message(Envelope(data="x" * 99)), "protobuf", frame.PROTOBUF),
     whole("empty frame", b"", "empty"),
     whole("blank frame", b" \r\n \n", "empty"),
     whole("empty array", b"[]", "empty"),
@@ -217,7 +233,11 @@ def test_a_dead_letter_holds_the_bytes_as_they_came(outcome: Outcome) -> None:
     (bomb,) = outcome.dead["gzip bomb"]
     assert (bomb.original, bomb.content_encoding) == (BY_NAME["gzip bomb"].payload, "gzip")
     (large,) = outcome.dead["record of more than a megabyte"]
-    assert frame.inflate(large.original, large.content_encoding, 2 * MB) == b'{"data":"%s"}' % (b"x" * MB)
+    large_record = b'{"data":"%s"}' % (b"x" * MB)
+    assert frame.inflate(large.original, large.content_encoding, 2 * MB) == large_record
+    (of_avro,) = outcome.dead["avro record of more than a megabyte"]
+    assert of_avro.content_type == frame.JSON
+    assert frame.inflate(of_avro.original, of_avro.content_encoding, 2 * MB) == large_record
     (broken,) = outcome.dead["broken json"]
     assert broken.original == b'{"data": '
 

@@ -33,7 +33,7 @@ LAYERS = """
     head
     reader projection
     bus
-    frame
+    frame origin
     codec
     generator
     ocsf event subject

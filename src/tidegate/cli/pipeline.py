@@ -451,7 +451,7 @@ async def _frames_of_log(source: str, limit: int, settings: Settings) -> AsyncIt
 
     async with opened_log(settings) as (bus, _):
         state = await bus.stream(subject.INGEST)
-        subjects = f"ingest.{source}.*" if source else "ingest.>"
+        subjects = f"ingest.{source}.*" if source else "ingest.*.*"
         # Counts are in headers only; so the newest records are found from the end, by how many messages hold them.
         counts: list[tuple[int, int]] = []
         async for message in read(

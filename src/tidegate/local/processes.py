@@ -127,7 +127,8 @@ def environment(settings: Settings, base: Mapping[str, str] | None = None) -> di
         standard = defaults[table_name] if isinstance(value, dict) else {"": defaults[table_name]}
         for key, one in keys.items():
             if one != standard[key] and one is not None:
-                kept[f"TIDEGATE_{table_name}_{key}".rstrip("_").upper()] = str(one)
+                text = msgspec.json.encode(one).decode() if isinstance(one, list) else str(one)
+                kept[f"TIDEGATE_{table_name}_{key}".rstrip("_").upper()] = text
     return kept
 
 

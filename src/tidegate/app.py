@@ -44,6 +44,7 @@ from tidegate.subject import Declarations, load_declarations
 if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler
 
+    from tidegate.edges.kafka.bridge import Bridge
     from tidegate.entities.alert import Raised
     from tidegate.lifecycle import Lifecycle
     from tidegate.pipeline.runner import Pipeline
@@ -199,6 +200,9 @@ class Process:
         self.queries: Queries | None = None
         self.lifecycle: Lifecycle | None = None
         self.system: System | None = None
+        self.bridge: Bridge | None = None
+        if name == "kafka":
+            _check_kafka(settings)
         self._waiting_for = "starting"
         self.gate = Gate(settings.auth)
         if self.gate.is_open and not _is_loopback(settings.http.host):
@@ -228,6 +232,8 @@ class Process:
             for cell in self.cells
         ]
         sections: dict[str, Rows] = {"cells": rows} if rows else {}
+        if self.bridge is not None:
+            sections |= self.bridge.sections()
         if self.bus is None or not self.bus.connected:
             return sections
         with contextlib.suppress(BusError, BusUnavailableError):
@@ -301,6 +307,7 @@ class Process:
             "transformation-pipeline": http.transformation_pipeline_port,
             "entities": http.entities_port,
             "storage-manager": http.storage_manager_port,
+            "kafka": http.kafka_port,
         }[self.name]
 
     def _routes(self) -> list[ControllerRouterHandler]:
@@ -397,6 +404,11 @@ class Process:
                 await stack.enter_async_context(forwarding(bus, {one.kind for one in kinds}, self.declared.shards))
             if self.queries is not None:
                 self.queries.attach(log)
+            if self.name == "kafka":
+                from tidegate.edges.kafka.bridge import bridged
+
+                self.bridge = await stack.enter_async_context(bridged(settings, self.declared, bus))
+                self.cells += self.bridge.cells
             self._waiting_for = ""
             telemetry.emit(telemetry.ProcessStarted(name=self.name))
             async with anyio.create_task_group() as group:
@@ -404,6 +416,8 @@ class Process:
                     group.start_soon(cell.run, name=cell.status.cell)
                 if self.lifecycle is not None:
                     group.start_soon(self.lifecycle.follow, bus, log)
+                if self.bridge is not None and self.bridge.inputs is not None:
+                    group.start_soon(self.bridge.inputs.run)
                 for tier in self.models:
                     group.start_soon(self._keep, log, tier, partial(self._projections, bus, log, tier, stack))
                 for entity in kinds:
@@ -511,6 +525,15 @@ class Process:
             await asyncio.sleep(0.2)
 
 
+def _check_kafka(settings: Settings) -> None:
+    """Raises ConfigError for settings that make no sense, or without what has to be installed for them."""
+    try:
+        from tidegate.edges.kafka.client import check
+    except ModuleNotFoundError as error:
+        raise ConfigError("kafka", f"needs {error.name}: pip install 'tidegate[kafka]'") from error
+    check(settings.kafka)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -534,6 +557,12 @@ def collect_rarely() -> None:
 
 async def run(name: str, settings: Settings, tiers: Sequence[str] = TIERS) -> None:
     """Run the process `name` until SIGTERM or SIGINT. `tiers` limits what a storage-manager keeps."""
+    if name == "kafka" and not settings.kafka.brokers:
+        # A line of the Procfile that ended would end all the others.
+        print("kafka.brokers (KAFKA_BROKERS) is not set: there is nothing to bridge", flush=True)  # noqa: T201
+        async with anyio.create_task_group() as group:
+            await _until_signalled(group.cancel_scope, lambda: None)
+        return
     process = Process(name, settings, tiers)
     if name == "storage-manager":
         # Where cores are scarce, taking events in comes before projecting them: the log keeps what waits.

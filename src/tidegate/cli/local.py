@@ -205,7 +205,7 @@ def serve(name: Literal["nats", "redis", "mongo", "s3"], /, *, settings: Given) 
 
 
 async def run(
-    name: Literal["event-streaming", "transformation-pipeline", "entities", "storage-manager"],
+    name: Literal["event-streaming", "transformation-pipeline", "entities", "storage-manager", "kafka"],
     /,
     *,
     tiers: str = "hot,warm,cold,lake",

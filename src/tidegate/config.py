@@ -200,6 +200,8 @@ class Kafka(_Table, frozen=True):
     batch_records: Positive = 5000
     """Of one partition, or events of one shard, taken at a time at most."""
     request_timeout_seconds: Seconds = 10.0
+    session_timeout_seconds: Seconds = 10.0
+    """A silent member's partitions go to the others after this long. Brokers have bounds for it, 6 s to 30 min."""
 
 
 class Intake(_Table, frozen=True):

@@ -24,7 +24,7 @@ from tidegate.edges.kafka.formats import Reader, reader
 from tidegate.edges.kafka.frames import Packing
 from tidegate.edges.kafka.positions import Place, Positions
 from tidegate.edges.kafka.registry import Registry
-from tidegate.errors import BusError, BusUnavailableError, FencedError, TidegateError, TierUnavailableError
+from tidegate.errors import BusError, BusUnavailableError, FencedError, PositionError, TidegateError, TierUnavailableError
 from tidegate.event import Taken
 
 __all__ = ["Inputs"]
@@ -103,6 +103,8 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             group_id=self._settings.group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            session_timeout_ms=int(self._settings.session_timeout_seconds * 1000),
+            heartbeat_interval_ms=int(self._settings.session_timeout_seconds * 300),
             max_partition_fetch_bytes=4 * 1024 * 1024,
             isolation_level="read_committed",
         )
@@ -153,6 +155,12 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self.problem = problem
         else:
             self.problem = ""
+        for one, here in list(self._here.items()):
+            if here.place is not None and (end := consumer.highwater(one)) is not None:
+                if end < here.next:
+                    self._beyond(one, here, end)
+                else:
+                    here.problem = ""
 
     # -- positions ----------------------------------------------------------------------------------------------
 
@@ -169,23 +177,14 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def _go(self, consumer: Any, one: TopicPartition, here: _Partition) -> None:
         place = await self._positions.read(one.topic, one.partition)
         first = (await consumer.beginning_offsets([one]))[one]
-        end = (await consumer.end_offsets([one]))[one]
         if place.taken is not None:
             here.next = place.taken.next
         else:
             here.next = await consumer.committed(one) or first
         if self._here.get(one) is not here or one not in consumer.assignment():
             return
-        if here.next > end:
-            here.not_before = time.monotonic() + _AGAIN_SECONDS
-            here.problem = (
-                f"{one.topic}/{one.partition} ends at {end}, but was taken in up to {here.next}: the topic was made anew"
-                " or has lost records. To take in what is there now, set kafka.group to another name"
-            )
-            telemetry.emit(telemetry.KafkaWaiting(problem=here.problem, retry_in_seconds=_AGAIN_SECONDS))
-            return
         self._note_gap(one, here, first)
-        here.place, here.problem = place, ""
+        here.place = place
         consumer.seek(one, here.next)
         consumer.resume(one)
 
@@ -196,6 +195,14 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 telemetry.KafkaGap(topic=one.topic, partition=one.partition, lost=first - here.next, first=first)
             )
             here.next = first
+
+    def _beyond(self, one: TopicPartition, here: _Partition, end: int) -> None:
+        """The topic ends before what was taken in: aiokafka has gone to its beginning."""
+        error = PositionError(
+            f"{one.topic}/{one.partition} ends at {end}, but was taken in up to {here.next}: the topic was made anew or"
+            " has lost records. To take in what is there now, set kafka.group to another name"
+        )
+        self._doubt(one, here, error, pause=_AGAIN_SECONDS)
 
     def _doubt(self, one: TopicPartition, here: _Partition, error: TidegateError, pause: float) -> None:
         here.place, here.problem = None, str(error)
@@ -210,20 +217,19 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         here = self._here.get(one)
         if here is None or here.place is None:
             return  # they come again once the position is known
-        if records[0].offset != here.next:
-            records = [record for record in records if record.offset >= here.next]
-            if not records:
-                return
-            if records[0].offset > here.next:
-                # Offsets are left out by compaction and by transactions; and where a topic has dropped its oldest.
-                self._note_gap(one, here, (await self._consumer.beginning_offsets([one]))[one])
+        if records[0].offset < here.next:
+            self._beyond(one, here, self._consumer.highwater(one) or 0)
+            return
+        if records[0].offset > here.next:
+            # Offsets are left out by compaction and by transactions; and where a topic has dropped its oldest.
+            self._note_gap(one, here, (await self._consumer.beginning_offsets([one]))[one])
         try:
             await here.reader.prepare([record.value for record in records if record.value is not None])
             for step in here.packing.steps(records, here.place.taken or Taken(next=here.next)):
                 began = time.monotonic()
                 before = here.place.taken or Taken(next=0)
                 here.place = await self._positions.store(one.topic, one.partition, step, here.place.sequence)
-                here.next = step.taken.next
+                here.next, here.problem = step.taken.next, ""
                 telemetry.emit(
                     telemetry.KafkaTaken(
                         topic=one.topic,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastavro
 import msgspec
@@ -25,6 +25,7 @@ __all__ = ["AvroReader"]
 _HEAD = 5
 """A zero byte and the schema's id, big-endian."""
 _DEPTH = 64
+_VALUES = 20_000
 _MALFORMED = (EOFError, LookupError, TypeError, ValueError, OverflowError, AttributeError, ArithmeticError)
 _encode = msgspec.json.Encoder().encode
 _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
@@ -94,41 +95,47 @@ def _parsed(number: int, found: Schema | None) -> Any:
         return _Unusable(f"schema {number} cannot be read: {error!r}"[:300])
 
 
-def _check(schema: Any, inside: tuple[str, ...], known: dict[str, bool], space: str) -> bool:
-    """Whether a value of the schema may take no bytes at all. Raises _Unusable."""
+class _Kind(NamedTuple):
+    """What a type may cost."""
+
+    empty: bool
+    """Whether a value of it may take no bytes at all."""
+    values: int
+    """Of how many values one is made, arrays and maps counted once."""
+
+
+def _check(schema: Any, inside: tuple[str, ...], known: dict[str, _Kind], space: str) -> _Kind:
+    """Raises _Unusable for a schema by which few bytes could cost much."""
     if len(inside) > _DEPTH:
         raise _Unusable(f"its types are nested more than {_DEPTH} deep")
     if isinstance(schema, str):
         if schema in _PRIMITIVES:
-            return schema == "null"
+            return _Kind(schema == "null", 1)
         name = schema if "." in schema or not space else f"{space}.{schema}"
         if name in inside:
             raise _Unusable(f"the type {name} contains itself")
-        return known.get(name, False)
+        return known.get(name, _Kind(False, 1))
     if isinstance(schema, list):
-        for one in schema:
-            _check(one, (*inside, "[]"), known, space)
-        return False
-    kind = schema["type"]
-    match kind:
+        return _Kind(False, max((_check(one, (*inside, "[]"), known, space).values for one in schema), default=1))
+    match schema["type"]:
         case "record" | "error":
             space = schema["name"].rpartition(".")[0] or schema.get("namespace", space)
             name = f"{space}.{schema['name'].rpartition('.')[2]}" if space else schema["name"]
-            empty = [_check(one["type"], (*inside, name), known, space) for one in schema["fields"]]
-            known[name] = all(empty)
+            fields = [_check(one["type"], (*inside, name), known, space) for one in schema["fields"]]
+            known[name] = _Kind(all(one.empty for one in fields), 1 + sum(one.values for one in fields))
+            if known[name].values > _VALUES:
+                raise _Unusable(f"the type {name} is made of more than {_VALUES} values")
             return known[name]
-        case "array":
-            if _check(schema["items"], (*inside, "[]"), known, space):
+        case "array" | "map" as kind:
+            items = _check(schema["items" if kind == "array" else "values"], (*inside, "[]"), known, space)
+            if items.empty and kind == "array":
                 raise _Unusable("it has an array of items that take no bytes")
-            return False
-        case "map":
-            _check(schema["values"], (*inside, "[]"), known, space)
-            return False
+            return _Kind(False, items.values)
         case "fixed":
-            return int(schema["size"]) == 0
+            return _Kind(int(schema["size"]) == 0, 1)
         case "enum":
-            return False
-        case _:
+            return _Kind(False, 1)
+        case kind:
             return _check(kind, (*inside, "[]"), known, space)
 
 

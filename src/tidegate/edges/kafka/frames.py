@@ -83,7 +83,7 @@ class Packing:
                     if len(value) > _RECORD_BYTES and max(map(len, lines)) > _RECORD_BYTES:
                         raise FrameError("record_size", f"a record has more than {_RECORD_BYTES} bytes")
                 except FrameError as error:
-                    done.append(self._refused(value, offset, error))
+                    done.append(self._refused(value, offset, _trace(record.headers), error))
                     refused += 1
                 else:
                     into = self._frame(frames, record.headers) if record.headers else plain
@@ -118,15 +118,10 @@ class Packing:
 
     @staticmethod
     def _frame(frames: dict[str, _Lines], headers: Sequence[tuple[str, bytes]]) -> _Lines:
-        for name, value in headers:
-            if name == frame.TRACEPARENT and value and len(value) < _TRACE_BYTES:
-                trace = value.decode("ascii", "replace")
-                if not trace.isascii() or not trace.isprintable():
-                    break
-                if trace not in frames and len(frames) <= _TRACES:
-                    frames[trace] = _Lines()
-                return frames.get(trace) or frames[""]
-        return frames[""]
+        trace = _trace(headers)
+        if trace not in frames and len(frames) <= _TRACES:
+            frames[trace] = _Lines()
+        return frames.get(trace) or frames[""]
 
     def _sealed(self, frames: dict[str, _Lines], one: _Lines) -> Outgoing:
         """The frame with what `one` holds, which is empty after that."""
@@ -145,7 +140,7 @@ class Packing:
         one.lines, one.offsets, one.size = [], [], 0
         return Outgoing(self._subject, payload, headers)
 
-    def _refused(self, value: bytes, offset: int, error: FrameError) -> Outgoing:
+    def _refused(self, value: bytes, offset: int, trace: str, error: FrameError) -> Outgoing:
         problem = error.problem
         if len(value) > _KEPT_BYTES:
             problem += f"; these are the first {_KEPT_BYTES} bytes of {len(value)}"
@@ -156,4 +151,15 @@ class Packing:
             origin.OFFSETS: str(offset),
             origin.REFUSED: f"{error.rule}: {' '.join(problem.split())}"[:500].encode("ascii", "replace").decode(),
         }
+        if trace:
+            headers[frame.TRACEPARENT] = trace
         return Outgoing(self._subject, value[:_KEPT_BYTES], headers)
+
+
+def _trace(headers: Sequence[tuple[str, bytes]]) -> str:
+    """The `traceparent` among a record's headers; empty for none, or rubbish."""
+    for name, value in headers:
+        if name == frame.TRACEPARENT and value and len(value) < _TRACE_BYTES:
+            text = value.decode("ascii", "replace")
+            return text if text.isascii() and text.isprintable() else ""
+    return ""

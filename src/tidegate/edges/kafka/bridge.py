@@ -15,7 +15,7 @@ from tidegate.actor.mailbox import Mailbox
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.bus import Bus
 from tidegate.config import Settings
-from tidegate.edges.kafka.client import check
+from tidegate.edges.kafka.client import check, quiet
 from tidegate.edges.kafka.producing import Producing
 from tidegate.edges.kafka.reading import Inputs
 from tidegate.edges.kafka.registry import Registry
@@ -68,6 +68,7 @@ class Bridge:
 async def bridged(settings: Settings, declared: Declarations, bus: Bus) -> AsyncIterator[Bridge]:
     """A bridge, whose inputs and cells are for the caller to run. Raises ConfigError for settings that make no sense."""
     check(settings.kafka)
+    quiet()
     producing = Producing(settings.kafka)
     try:
         yield Bridge(settings, declared, bus, producing)

@@ -5,15 +5,19 @@ Invariant: whatever goes wrong with a broker leaves here as TierUnavailableError
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 from aiokafka.errors import (
     IllegalGenerationError,
     KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     NodeNotReadyError,
     RequestTimedOutError,
@@ -25,10 +29,11 @@ from tidegate.config import Kafka
 from tidegate.entities.selection import EventFilter, selecting
 from tidegate.errors import ConfigError, TierUnavailableError
 
-__all__ = ["KAFKA", "check", "missing", "options", "told"]
+__all__ = ["KAFKA", "check", "missing", "options", "quiet", "stopped", "told"]
 
 KAFKA = "kafka"
-_AWAY = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError, OSError, TimeoutError)
+_STOP_SECONDS = 3.0
+_AWAY = (KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError, RequestTimedOutError, OSError, TimeoutError)
 
 
 def check(settings: Kafka) -> None:
@@ -83,6 +88,25 @@ def missing(topic: str) -> TierUnavailableError:
     return TierUnavailableError(KAFKA, f"there is no topic {topic!r}; create it, or correct the settings")
 
 
+def quiet() -> None:
+    """aiokafka logs each attempt, many a second while a broker is away; what matters is told by the bridge itself."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+async def stopped(client: Any) -> None:
+    """Stop a client of aiokafka, within seconds.
+
+    Seen with 0.14: when a broker is away, `stop` may raise the CancelledError of a task of its own, or not return.
+    """
+    task = asyncio.ensure_future(client.stop() if hasattr(client, "stop") else client.close())
+    with anyio.move_on_after(_STOP_SECONDS, shield=True):
+        await asyncio.wait([task])
+    if not task.done():
+        task.cancel()
+    elif not task.cancelled():
+        task.exception()  # seen
+
+
 @contextlib.contextmanager
 def told(settings: Kafka, what: str) -> Iterator[None]:
     """Raises TierUnavailableError for the errors of Kafka."""
@@ -101,4 +125,6 @@ def told(settings: Kafka, what: str) -> Iterator[None]:
         problem = f"{what}: no broker answers at {settings.brokers} ({type(error).__name__})"
         raise TierUnavailableError(KAFKA, problem) from error
     except KafkaError as error:
+        if type(error) is KafkaError:  # so aiokafka says that it has asked all brokers in vain
+            raise TierUnavailableError(KAFKA, f"{what}: no broker answers at {settings.brokers}") from error
         raise TierUnavailableError(KAFKA, f"{what}: {type(error).__name__}: {error}"[:300]) from error

@@ -14,12 +14,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
+from aiokafka.errors import LeaderNotAvailableError, for_code
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from tidegate.config import Kafka
-from tidegate.edges.kafka.client import missing, options, told
+from tidegate.edges.kafka.client import missing, options, stopped, told
 
 __all__ = ["Batch", "Producing"]
 
@@ -66,8 +66,7 @@ class Producing:
     async def aclose(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(KafkaError, OSError):
-                await client.close()
+            await stopped(client)
 
     async def _connected(self) -> Any:
         async with self._lock:
@@ -76,7 +75,7 @@ class Producing:
                 try:
                     await client.bootstrap()
                 except BaseException:
-                    await client.close()
+                    await stopped(client)
                     raise
                 self._client = client
             return self._client
@@ -184,4 +183,4 @@ class Producing:
                 consumer.assign(places)
                 yield consumer, places
             finally:
-                await consumer.stop()
+                await stopped(consumer)

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 
 from tidegate import telemetry
 from tidegate.bus import Bus
 from tidegate.config import Kafka
-from tidegate.edges.kafka.client import KAFKA, options, told
+from tidegate.edges.kafka.client import KAFKA, options, stopped, told
 from tidegate.edges.kafka.formats import Reader, reader
 from tidegate.edges.kafka.frames import Packing
 from tidegate.edges.kafka.positions import Place, Positions
@@ -113,10 +113,10 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 await consumer.start()
                 await self._read(consumer)
         finally:
-            with contextlib.suppress(TimeoutError, KafkaError, OSError):
-                async with asyncio.timeout(3):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
                     await self._commit(consumer)
-                    await consumer.stop()
+            await stopped(consumer)
             self._here.clear()
 
     async def _read(self, consumer: Any) -> None:
@@ -130,7 +130,12 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 await asyncio.sleep(0.2)
                 continue
             await self._settle(consumer)
-            found = await consumer.getmany(timeout_ms=100, max_records=self._settings.batch_records)
+            found: dict[TopicPartition, Sequence[Any]] = {}
+            # While the group is being shared out, it waits whatever timeout it is given. It takes records out of its
+            # buffer after its last wait, so that none are lost when it is cancelled.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    found = await consumer.getmany(timeout_ms=100, max_records=self._settings.batch_records)
             if found:
                 await asyncio.gather(*(self._take(one, records) for one, records in found.items()))
             if now - committed >= _COMMIT_SECONDS:
@@ -170,7 +175,8 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         for one, here in list(self._here.items()):
             if here.place is None and here.not_before <= now:
                 try:
-                    await self._go(consumer, one, here)
+                    async with asyncio.timeout(self._settings.request_timeout_seconds * 2):
+                        await self._go(consumer, one, here)
                 except (BusError, BusUnavailableError) as error:
                     self._doubt(one, here, error, pause=0.5)
 
@@ -252,7 +258,7 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if moved:
             try:
                 await consumer.commit(moved)
-            except KafkaError:
+            except (KafkaError, IllegalStateError):
                 return  # the group is being shared out anew, or no broker is there; the next time, then
             for one, offset in moved.items():
                 if one in self._here:

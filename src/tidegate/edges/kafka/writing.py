@@ -14,6 +14,8 @@ Kafka itself has no condition on a write that would keep an old owner out, short
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import time
 import uuid
 import zlib
@@ -128,18 +130,8 @@ class OutputWork(Work):
         if self._doubt or before.owner not in ("", self._me):
             await self._producing.ends(topic)  # a broker that was paused goes on before it answers
             await asyncio.sleep(_GRACE_SECONDS)
-        self._seen = set()
-        prefix = self._place(0).rpartition("/")[0] + "/"
-        after = self.written.position.sequence
         try:
-            async for record in self._producing.since(topic, self.written.ends):
-                if record.key is None or zlib.crc32(record.key) % self._log.shards != self.shard:
-                    continue
-                place = dict(record.headers).get(POSITION, b"").decode("ascii", "replace")
-                if place.startswith(prefix):
-                    sequence, _, index = place[len(prefix) :].partition("#")
-                    if int(sequence) > after:
-                        self._seen.add((int(sequence), int(index)))
+            self._seen = await self._found()
         except ValueError as error:
             raise PositionError(
                 f"{error}: the topic was made anew or has lost records. To write all of the log to what is there now,"
@@ -147,6 +139,20 @@ class OutputWork(Work):
             ) from error
         self._doubt = False
         self._claimed = True
+
+    async def _found(self) -> set[tuple[int, int]]:
+        """(sequence, index) of what is in the topic behind the noted position."""
+        place = re.compile(rf"{re.escape(self._place(0)[:-1])}(\d{{1,19}})#(\d{{1,9}})".encode(), re.ASCII)
+        found = set()
+        async with contextlib.aclosing(self._producing.since(self.output.topic, self.written.ends)) as records:
+            async for record in records:
+                if record.key is None or zlib.crc32(record.key) % self._log.shards != self.shard:
+                    continue
+                if match := place.fullmatch(dict(record.headers).get(POSITION, b"")):
+                    sequence = int(match[1])
+                    if sequence > self.written.position.sequence:
+                        found.add((sequence, int(match[2])))
+        return found
 
     async def _refuse_if_trimmed(self) -> None:
         """As `history.refuse_if_trimmed`."""

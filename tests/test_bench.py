@@ -63,7 +63,11 @@ def assert_nothing_left(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ingest", "pipeline", "log", "hot", "warm", "cold", "lake", "rebuild-hot", "rebuild-warm", "rebuild-lake"]
+    "name",
+    [
+        *("ingest", "pipeline", "log", "hot", "warm", "cold", "lake", "rebuild-hot", "rebuild-warm", "rebuild-lake"),
+        *("kafka-in", "kafka-out"),
+    ],
 )
 def test_a_benchmark_prints_one_complete_json_object_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -559,9 +559,10 @@ async def run(name: str, settings: Settings, tiers: Sequence[str] = TIERS) -> No
     """Run the process `name` until SIGTERM or SIGINT. `tiers` limits what a storage-manager keeps."""
     if name == "kafka" and not settings.kafka.brokers:
         # A line of the Procfile that ended would end all the others.
-        print("kafka.brokers (KAFKA_BROKERS) is not set: there is nothing to bridge", flush=True)  # noqa: T201
         async with anyio.create_task_group() as group:
-            await _until_signalled(group.cancel_scope, lambda: None)
+            group.start_soon(_until_signalled, group.cancel_scope, lambda: None)
+            await asyncio.sleep(0)
+            print("kafka.brokers (KAFKA_BROKERS) is not set: there is nothing to bridge", flush=True)  # noqa: T201
         return
     process = Process(name, settings, tiers)
     if name == "storage-manager":

@@ -1,4 +1,4 @@
-"""Where the records of a frame were before they were published: a place of another system, and each record's number there.
+"""Where the records of a frame were before they were published: a place of another system, and their numbers there.
 
 Invariant: the number of a record in its frame leads to the number it had there; nothing else is known of that place.
 

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib.util import find_spec
@@ -54,15 +56,17 @@ class Broker:
             self.signal(signal.SIGKILL)
             self._process.wait()
 
-    async def ready(self) -> None:
+    def ready(self) -> None:
+        """Returns when it takes connections."""
         host, port = self.address.split(":")
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection(host, int(port))
-                    writer.close()
-                    return
-                await asyncio.sleep(0.01)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, self._log.read_text()
+                time.sleep(0.01)
 
     async def topic(self, partitions: int = 1, name: str = "") -> str:
         """A new topic; returns its name."""
@@ -87,7 +91,8 @@ class Broker:
     async def send(self, topic: str, values: Sequence[Value], partition: int = 0, **more: Any) -> None:
         async with self.producer() as one:
             futures = [
-                await one.send(topic, value, key=None if value else b"k", partition=partition, **more) for value in values
+                await one.send(topic, value, key=None if value else b"k", partition=partition, **more)
+                for value in values
             ]
             await asyncio.gather(*futures)
 
@@ -125,6 +130,7 @@ def broker(folder: Path, **options: Any) -> Iterator[Broker]:
     one = Broker(folder, **options)
     one.start()
     try:
+        one.ready()
         yield one
     finally:
         one.kill()

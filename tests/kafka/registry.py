@@ -1,4 +1,4 @@
-"""A schema registry as far as the bridge speaks to one: Confluent's `/schemas/ids/<id>` and `/subjects/<s>/versions`."""
+"""A schema registry as far as the bridge speaks to one: Confluent's `/schemas/ids/<id>`, `/subjects/<s>/versions`."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def registry() -> Iterator[Registered]:
             self.end_headers()
             self.wfile.write(content)
 
-        def do_GET(self) -> None:  # noqa: N802 - the name is given
+        def do_GET(self) -> None:
             one.asked.append(self.path)
             found = one.schemas.get(int(self.path.rpartition("/")[2]))
             self._answer(*((404, {"error_code": 40403}) if found is None else (200, found)))
 
-        def do_POST(self) -> None:  # noqa: N802 - the name is given
+        def do_POST(self) -> None:
             one.asked.append(self.path)
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self._answer(200, {"id": one.add(json.loads(body["schema"]))})

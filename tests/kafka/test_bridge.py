@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +19,7 @@ from msgspec.structs import replace
 
 from tests.edges.world import until
 from tests.kafka.broker import Broker
+from tests.kafka.registry import registry
 from tidegate import app, frame, streams, subject
 from tidegate.actor.cell import Cell, running
 from tidegate.actor.mailbox import Mailbox
@@ -23,13 +28,14 @@ from tidegate.bus import Bus, connect
 from tidegate.config import Kafka, KafkaInput, KafkaOutput, Settings
 from tidegate.deadletters import DeadLetters
 from tidegate.edges.kafka.bridge import Bridge, bridged
-from tidegate.edges.kafka.frames import Packing
 from tidegate.edges.kafka.formats import JsonReader
+from tidegate.edges.kafka.frames import Packing
 from tidegate.edges.kafka.positions import Positions
 from tidegate.edges.kafka.writing import EVENT_ID, POSITION
 from tidegate.errors import FencedError
 from tidegate.event import Taken
 from tidegate.intake import IntakeWork
+from tidegate.local import doctor
 from tidegate.log import Log, event_messages
 from tidegate.pipeline.library import load_pipeline
 from tidegate.reader import read
@@ -52,14 +58,14 @@ class Place:
         """With a group of its own, unless one is given."""
         given = Kafka(brokers=kafka.address, session_timeout_seconds=1.0, request_timeout_seconds=3.0)
         given = replace(given, **{"group": uuid.uuid4().hex, **options})
-        async with bridged(replace(self.settings, kafka=given), self.declared, self.bus) as one:
-            async with running(one.cells):
-                task = asyncio.create_task(one.inputs.run() if one.inputs else asyncio.sleep(0))
-                try:
-                    yield one
-                finally:
-                    task.cancel()
-                    await asyncio.gather(task, return_exceptions=True)
+        settings = replace(self.settings, kafka=given)
+        async with bridged(settings, self.declared, self.bus) as one, running(one.cells):
+            task = asyncio.create_task(one.inputs.run() if one.inputs else asyncio.sleep(0))
+            try:
+                yield one
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def frames(self, source: str) -> list[Any]:
         """Those of a source in the ingest stream."""
@@ -100,7 +106,10 @@ async def test_what_cannot_be_read_is_a_dead_letter_with_its_place_and_the_rest_
     topic, source = await kafka.topic(), f"k{uuid.uuid4().hex[:8]}"
     good = [msgspec.json.encode({"event_id": f"{source}-{n}", "data": {"n": n}}) for n in range(4)]
     values = [good[0], b"broken", None, b'{"a":\n', b"\n".join((good[1], b"[1", good[2])), b"", b"\xff\xfe", good[3]]
-    headers = [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tidegate-tenant", b"evil")]
+    headers = [
+        ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("tidegate-tenant", b"evil"),
+    ]
     await kafka.send(topic, values, headers=headers)
     given = KafkaInput(topic=topic, source=source, tenant="acme")
     async with place.bridge(kafka, inputs=[given]) as bridge:
@@ -169,7 +178,7 @@ async def test_reading_goes_on_where_it_ended_whatever_kafka_has_noted(place: Pl
     await kafka.send(topic, [b'{"a":2}'] * 5)
     async with place.bridge(kafka, **given) as bridge:
         assert bridge.inputs is not None
-        bridge.inputs._commit = _nothing  # type: ignore[method-assign]  # as if it were killed before
+        bridge.inputs._commit = _nothing  # type: ignore  # as if it were killed before
         await position(bridge, topic, 35)
     async with place.bridge(kafka, **given) as bridge:
         await position(bridge, topic, 35)
@@ -224,9 +233,16 @@ async def test_a_topic_that_was_made_anew_is_not_mistaken_for_the_old_one(place:
 
 
 def _event(uid: str, number: int, class_uid: int = 4003, code: str = "") -> bytes:
-    metadata = {"version": "1.8.0", "product": {"name": "x"}, "uid": f"{uid}-{number}", "correlation_uid": f"{uid}-c{number % 3}"}
+    metadata = {
+        "version": "1.8.0",
+        "product": {"name": "x"},
+        "uid": f"{uid}-{number}",
+        "correlation_uid": f"{uid}-c{number % 3}",
+    }
     event = {"class_uid": class_uid, "category_uid": 4, "activity_id": 1, "type_uid": 400301, "severity_id": 1}
-    return msgspec.json.encode(event | {"time": 1_700_000_000_000 + number, "metadata": metadata | {"event_code": code}})
+    return msgspec.json.encode(
+        event | {"time": 1_700_000_000_000 + number, "metadata": metadata | {"event_code": code}}
+    )
 
 
 async def test_events_go_out_by_type_with_their_key_and_position(place: Place, kafka: Broker) -> None:
@@ -253,3 +269,41 @@ async def test_events_go_out_by_type_with_their_key_and_position(place: Place, k
 
 async def _count(kafka: Broker, topic: str, count: int) -> bool:
     return len(await kafka.records(topic)) >= count
+
+
+async def test_the_doctor_knows_of_kafka(kafka: Broker, settings: Settings) -> None:
+    topic = await kafka.topic()
+    given = Kafka(brokers=kafka.address, inputs=[KafkaInput(topic=topic, source="s")])
+    assert await findings(settings, given) == {"reachable": ("ok", kafka.address), "topics": ("ok", topic)}
+    absent = replace(given, outputs=[KafkaOutput(topic="gone")])
+    assert (await findings(settings, absent))["topics"] == ("fail", "missing: gone")
+    away = replace(given, brokers="127.0.0.1:9")
+    assert "no broker answers at 127.0.0.1:9" in (await findings(settings, away))["reachable"][1]
+    assert (await findings(settings, replace(given, brokers="x")))["settings"][0] == "fail"
+    with registry() as one:
+        assert (await findings(settings, replace(given, registry=one.url)))["registry"][
+            0
+        ] == "fail"  # it has no subjects
+    assert (await findings(settings, replace(given, registry="http://127.0.0.1:9")))["registry"][0] == "fail"
+
+
+async def findings(settings: Settings, given: Kafka) -> dict[str, tuple[str, str]]:
+    report = doctor._Report("kafka")
+    await doctor._kafka(replace(settings, kafka=given), report)
+    return {one.check: (one.result, one.seen) for one in report.findings}
+
+
+def test_a_bridge_without_brokers_waits_and_with_wrong_settings_says_so(tmp_path: Path) -> None:
+    base = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    command = [sys.executable, "-m", "tidegate", "run", "kafka"]
+    process = subprocess.Popen(command, env=base, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert "kafka.brokers (KAFKA_BROKERS) is not set" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 0
+    wrong = base | {"KAFKA_BROKERS": "127.0.0.1:9"}
+    done = subprocess.run(command, env=wrong, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert "kafka: names neither inputs nor outputs" in done.stderr
+    assert "Traceback" not in done.stderr

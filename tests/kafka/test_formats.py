@@ -162,7 +162,7 @@ def test_events_go_out_in_each_format() -> None:
     line = msgspec.json.encode(EVENT)
     with registry() as one:
         made = {
-            kind: asyncio.run(_encoded(KafkaOutput(topic="o", format=kind), Registry(one.url), line))  # type: ignore[arg-type]
+            kind: asyncio.run(_encoded(KafkaOutput(topic="o", format=kind), Registry(one.url), line))
             for kind in ("json", "avro", "protobuf")
         }
         assert one.asked == ["/subjects/o-value/versions"]

@@ -174,7 +174,7 @@ def config(*, settings: Given) -> int:
     for name, keys in tables.items():
         print(f"\n[{name}]")
         for key, value in keys.items():
-            if key in ("access_key", "secret_key") and value:
+            if key in ("access_key", "secret_key", "password") and value:
                 shown: Any = "***"
             else:
                 shown = hide_password(value) if isinstance(value, str) and "://" in value else value

@@ -603,7 +603,9 @@ class KafkaGap(Event, frozen=True, kw_only=True):
     tag = "kafka.gap"
     text = "kafka records lost before they were read"
     level = "error"
-    metrics = (counter("kafka_lost", "Offsets dropped by a topic before they were read", amount="lost", labels=("topic",)),)
+    metrics = (
+        counter("kafka_lost", "Offsets dropped by a topic before they were read", amount="lost", labels=("topic",)),
+    )
     topic: str
     partition: int
     lost: int

@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 
 
-class _Unusable(Exception):
+class _UnusableError(Exception):
     pass
 
 
@@ -42,7 +42,7 @@ class AvroReader:
         """Without a registry every value has to be an envelope of our current schema."""
         self._registry = registry
         self._schemas: dict[int, Any] = {}
-        """Id -> parsed schema, or the _Unusable that says why there is none."""
+        """Id -> parsed schema, or the _UnusableError that says why there is none."""
 
     async def prepare(self, values: list[bytes]) -> None:
         """Get the schemas that are named. Raises TierUnavailableError while the registry is away."""
@@ -50,7 +50,7 @@ class AvroReader:
             return
         ids = {int.from_bytes(one[1:_HEAD], "big") for one in values if one[:1] == b"\0" and len(one) >= _HEAD}
         for number in ids:
-            if isinstance(self._schemas.get(number, _Unusable()), _Unusable):
+            if isinstance(self._schemas.get(number, _UnusableError()), _UnusableError):
                 found = await self._registry.schema(number)
                 self._schemas[number] = _parsed(number, found)
 
@@ -65,7 +65,7 @@ class AvroReader:
                 raise FrameError("avro", f"{error.problem}; other schemas need kafka.registry") from error
         number = int.from_bytes(value[1:_HEAD], "big")
         schema = self._schemas.get(number)
-        if schema is None or isinstance(schema, _Unusable):
+        if schema is None or isinstance(schema, _UnusableError):
             raise FrameError("avro", str(schema or f"schema {number} is not known"))
         source = io.BytesIO(value)
         source.seek(_HEAD)
@@ -82,17 +82,19 @@ class AvroReader:
 
 def _parsed(number: int, found: Schema | None) -> Any:
     if found is None:
-        return _Unusable(f"the registry has no schema {number}")
+        return _UnusableError(f"the registry has no schema {number}")
     if found.kind != "AVRO" or found.references:
-        return _Unusable(f"schema {number} is of type {found.kind}, or refers to others; only whole Avro schemas are read")
+        return _UnusableError(
+            f"schema {number} is of type {found.kind}, or refers to others; only whole Avro schemas are read"
+        )
     try:
         document = msgspec.json.decode(found.schema)
         _check(document, (), {}, "")
         return fastavro.parse_schema(document)
-    except _Unusable as error:
-        return _Unusable(f"schema {number} is not read: {error}")
+    except _UnusableError as error:
+        return _UnusableError(f"schema {number} is not read: {error}")
     except (*_MALFORMED, msgspec.DecodeError, RecursionError, fastavro.schema.SchemaParseException) as error:
-        return _Unusable(f"schema {number} cannot be read: {error!r}"[:300])
+        return _UnusableError(f"schema {number} cannot be read: {error!r}"[:300])
 
 
 class _Kind(NamedTuple):
@@ -105,15 +107,15 @@ class _Kind(NamedTuple):
 
 
 def _check(schema: Any, inside: tuple[str, ...], known: dict[str, _Kind], space: str) -> _Kind:
-    """Raises _Unusable for a schema by which few bytes could cost much."""
+    """Raises _UnusableError for a schema by which few bytes could cost much."""
     if len(inside) > _DEPTH:
-        raise _Unusable(f"its types are nested more than {_DEPTH} deep")
+        raise _UnusableError(f"its types are nested more than {_DEPTH} deep")
     if isinstance(schema, str):
         if schema in _PRIMITIVES:
             return _Kind(schema == "null", 1)
         name = schema if "." in schema or not space else f"{space}.{schema}"
         if name in inside:
-            raise _Unusable(f"the type {name} contains itself")
+            raise _UnusableError(f"the type {name} contains itself")
         return known.get(name, _Kind(False, 1))
     if isinstance(schema, list):
         return _Kind(False, max((_check(one, (*inside, "[]"), known, space).values for one in schema), default=1))
@@ -124,12 +126,12 @@ def _check(schema: Any, inside: tuple[str, ...], known: dict[str, _Kind], space:
             fields = [_check(one["type"], (*inside, name), known, space) for one in schema["fields"]]
             known[name] = _Kind(all(one.empty for one in fields), 1 + sum(one.values for one in fields))
             if known[name].values > _VALUES:
-                raise _Unusable(f"the type {name} is made of more than {_VALUES} values")
+                raise _UnusableError(f"the type {name} is made of more than {_VALUES} values")
             return known[name]
         case "array" | "map" as kind:
             items = _check(schema["items" if kind == "array" else "values"], (*inside, "[]"), known, space)
             if items.empty and kind == "array":
-                raise _Unusable("it has an array of items that take no bytes")
+                raise _UnusableError("it has an array of items that take no bytes")
             return _Kind(False, items.values)
         case "fixed":
             return _Kind(int(schema["size"]) == 0, 1)

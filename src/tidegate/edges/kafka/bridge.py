@@ -66,7 +66,7 @@ class Bridge:
 
 @contextlib.asynccontextmanager
 async def bridged(settings: Settings, declared: Declarations, bus: Bus) -> AsyncIterator[Bridge]:
-    """A bridge, whose inputs and cells are for the caller to run. Raises ConfigError for settings that make no sense."""
+    """A bridge; its inputs and cells are for the caller to run. Raises ConfigError for settings that make no sense."""
     check(settings.kafka)
     quiet()
     producing = Producing(settings.kafka)

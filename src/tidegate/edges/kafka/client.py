@@ -45,7 +45,9 @@ def check(settings: Kafka) -> None:
         if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
             raise ConfigError("kafka.brokers", f"{broker!r} is not host:port")
     if not settings.inputs and not settings.outputs:
-        raise ConfigError("kafka", "names neither inputs nor outputs: add a table [[kafka.inputs]] or [[kafka.outputs]]")
+        raise ConfigError(
+            "kafka", "names neither inputs nor outputs: add a table [[kafka.inputs]] or [[kafka.outputs]]"
+        )
     read, written = [one.topic for one in settings.inputs], [one.topic for one in settings.outputs]
     keys = [one.key for one in settings.outputs]
     for what, names in (("inputs", read), ("outputs", written), ("outputs", keys)):

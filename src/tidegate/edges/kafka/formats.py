@@ -23,7 +23,11 @@ from tidegate.ocsf import OcsfEvent
 
 __all__ = ["CONTENT_TYPES", "JsonReader", "ProtobufReader", "Reader", "encoder", "reader"]
 
-CONTENT_TYPES = {"json": frame.JSON, "avro": "application/vnd.confluent.avro", "protobuf": "application/x-protobuf-message"}
+CONTENT_TYPES = {
+    "json": frame.JSON,
+    "avro": "application/vnd.confluent.avro",
+    "protobuf": "application/x-protobuf-message",
+}
 _MAX_BYTES = 32 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _SKIP = msgspec.json.Decoder(msgspec.Raw).decode
@@ -91,7 +95,7 @@ class ProtobufReader:
 
 
 def _unframed(value: bytes) -> bytes:
-    """After the zero: four bytes of schema id; how many indices lead to the message's type (0: the first), and these."""
+    """After the zero: four bytes of schema id, how many indices lead to the type (0: it is the first), and these."""
     at, left = 5, 1
     first = True
     while left:
@@ -123,7 +127,7 @@ def reader(kind: str, registry: Registry | None) -> Reader:
 
 
 def encoder(output: KafkaOutput, registry: Registry | None) -> Callable[[], Awaitable[Encode]]:
-    """Gives, once the registry has been asked, what makes a value of an event. Raises TierUnavailableError until then."""
+    """Gives what makes a value of an event. That raises TierUnavailableError while a registry is needed and away."""
     number = 0
 
     async def ready() -> Encode:

@@ -159,7 +159,9 @@ class Producing:
                     if (end := consumer.highwater(one)) is not None:
                         ends[one] = end
                         if wanted[one] > end:
-                            raise ValueError(f"{topic}/{one.partition} ends at {end}, but was written up to {wanted[one]}")
+                            raise ValueError(
+                                f"{topic}/{one.partition} ends at {end}, but was written up to {wanted[one]}"
+                            )
                 for one, records in found.items():
                     for record in records:
                         if record.offset >= wanted[one]:

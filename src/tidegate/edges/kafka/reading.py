@@ -24,7 +24,14 @@ from tidegate.edges.kafka.formats import Reader, reader
 from tidegate.edges.kafka.frames import Packing
 from tidegate.edges.kafka.positions import Place, Positions
 from tidegate.edges.kafka.registry import Registry
-from tidegate.errors import BusError, BusUnavailableError, FencedError, PositionError, TidegateError, TierUnavailableError
+from tidegate.errors import (
+    BusError,
+    BusUnavailableError,
+    FencedError,
+    PositionError,
+    TidegateError,
+    TierUnavailableError,
+)
 from tidegate.event import Taken
 
 __all__ = ["Inputs"]

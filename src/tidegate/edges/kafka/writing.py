@@ -79,7 +79,13 @@ class OutputWork(Work):
     idle_seconds = 1.0
 
     def __init__(
-        self, settings: Kafka, output: KafkaOutput, log: Log, shard: int, producing: Producing, registry: Registry | None
+        self,
+        settings: Kafka,
+        output: KafkaOutput,
+        log: Log,
+        shard: int,
+        producing: Producing,
+        registry: Registry | None,
     ) -> None:
         self.limit = settings.batch_records
         self.output = output
@@ -174,9 +180,7 @@ class OutputWork(Work):
 
     async def _note(self) -> None:
         """Raises FencedError when another has made one."""
-        self._expected = await self._log.append(
-            kind_of(self.output), self.shard, [], self.written, self._expected
-        )
+        self._expected = await self._log.append(kind_of(self.output), self.shard, [], self.written, self._expected)
         self._noted, self._noted_at = self.written, time.monotonic()
 
     # -- the steps ----------------------------------------------------------------------------------------------
@@ -235,9 +239,7 @@ class OutputWork(Work):
             for partition, offset in offsets.items():
                 ends[partition] = max(ends.get(partition, 0), offset + one[partition].count)
         before = self.written
-        self.written = replace(
-            before, position=before.position.after(frames), ends=ends, events=before.events + events
-        )
+        self.written = replace(before, position=before.position.after(frames), ends=ends, events=before.events + events)
         telemetry.emit(
             telemetry.KafkaWritten(
                 topic=self.output.topic,

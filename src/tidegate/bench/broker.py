@@ -50,11 +50,7 @@ async def broker(settings: Kafka, *, external: bool) -> AsyncIterator[Kafka]:
         address = f"{HOST}:{free.getsockname()[1]}"
     program = str(Path(spec.submodule_search_locations[0], "bin", "tansu"))
     where = ["--listener-url", f"tcp://{address}", "--advertised-listener-url", f"tcp://{address}"]
-    process = subprocess.Popen(
-        [program, "broker", "--storage-engine", "memory://tansu/", *where],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = _started([program, "broker", "--storage-engine", "memory://tansu/", *where])
     try:
         deadline = time.monotonic() + _START_SECONDS
         while True:
@@ -71,6 +67,10 @@ async def broker(settings: Kafka, *, external: bool) -> AsyncIterator[Kafka]:
     finally:
         process.kill()
         process.wait()
+
+
+def _started(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 async def topic(settings: Kafka, partitions: int) -> str:

@@ -50,7 +50,7 @@ SOURCE = "bench"
 async def _until(done: Callable[[], bool], what: str) -> None:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not done():
+            while not done():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise BalanceError(f"not within {PATIENCE_SECONDS:g} s: {what}") from None
@@ -64,6 +64,7 @@ async def _send(producing: Producing, to: str, values: Sequence[bytes]) -> float
         if not into[-1].add(0, b"%d" % number, value, []):
             into.append(Batch())
             into[-1].add(0, b"%d" % number, value, [])
+    await producing.partitions(to)
     start = time.perf_counter()
     for turn in range(max(map(len, batches))):
         await producing.send(to, {one: some[turn] for one, some in enumerate(batches) if turn < len(some)})
@@ -162,7 +163,9 @@ async def _check_taken(bus: Bus, expected: Sequence[bytes]) -> None:
 
 async def _fetched(kafka: Kafka, name: str, events: int) -> float:
     """Seconds for reading the topic."""
-    consumer = AIOKafkaConsumer(**options(kafka), auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 1024 * 1024)
+    consumer = AIOKafkaConsumer(
+        **options(kafka), auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 1024 * 1024
+    )
     count = 0
     try:
         await consumer.start()
@@ -253,9 +256,7 @@ async def _fill(log: Log, declared: Declarations, events: int, batch_records: in
     return lines
 
 
-async def _written(
-    bus: Bus, log: Log, kafka: Kafka, producing: Producing, events: int
-) -> list[_TimedOutput]:
+async def _written(bus: Bus, log: Log, kafka: Kafka, producing: Producing, events: int) -> list[_TimedOutput]:
     """The cells of one output, from the beginning of the log to its end."""
     output = KafkaOutput(topic=await topic(kafka, PARTITIONS))
     works = [_TimedOutput(kafka, output, log, shard, producing, None) for shard in range(log.shards)]

@@ -69,7 +69,7 @@ SLOW = ("warm", "cold", "lake", "rebuild-warm", "rebuild-lake", "websocket", "qu
 @pytest.mark.parametrize(
     "name",
     [
-        *("ingest", "rest", "grpc", "pipeline", "stages", "log", "hot", "rebuild-hot"),
+        *("ingest", "rest", "grpc", "pipeline", "stages", "log", "hot", "rebuild-hot", "kafka-in", "kafka-out"),
         *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW),
     ],
 )

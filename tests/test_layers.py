@@ -37,7 +37,7 @@ LAYERS = """
     head
     reader projection
     bus
-    frame
+    frame origin
     codec
     generator
     ocsf event subject

@@ -44,6 +44,7 @@ from tidegate.subject import Declarations, load_declarations
 if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler
 
+    from tidegate.edges.kafka.bridge import Bridge
     from tidegate.entities.alert import Raised
     from tidegate.gateway import Gateway
     from tidegate.lifecycle import Lifecycle
@@ -219,6 +220,9 @@ class Process:
         self.lifecycle: Lifecycle | None = None
         self.system: System | None = None
         self.gateway: Gateway | None = None
+        self.bridge: Bridge | None = None
+        if name == "kafka":
+            _check_kafka(settings)
         self._waiting_for = "starting"
         self.gate = Gate(settings.auth)
         for table, host in (("http", settings.http.host), ("grpc", settings.grpc.host)):
@@ -251,6 +255,8 @@ class Process:
         sections: dict[str, Rows] = {"cells": rows} if rows else {}
         if self.gateway is not None:
             sections["channels"] = [msgspec.to_builtins(one) for one in self.gateway.channel_statuses()]
+        if self.bridge is not None:
+            sections |= self.bridge.sections()
         if self.bus is None or not self.bus.connected:
             return sections
         with contextlib.suppress(BusError, BusUnavailableError):
@@ -346,6 +352,7 @@ class Process:
             "gateway": http.gateway_port,
             "entities": http.entities_port,
             "storage-manager": http.storage_manager_port,
+            "kafka": http.kafka_port,
         }[self.name]
 
     def _routes(self) -> list[ControllerRouterHandler]:
@@ -495,6 +502,11 @@ class Process:
             if self.queries is not None:
                 self.queries.attach(log)
             await stack.enter_async_context(self._micro_services(bus))
+            if self.name == "kafka":
+                from tidegate.edges.kafka.bridge import bridged
+
+                self.bridge = await stack.enter_async_context(bridged(settings, self.declared, bus))
+                self.cells += self.bridge.cells
             self._waiting_for = ""
             telemetry.emit(telemetry.ProcessStarted(name=self.name))
             async with anyio.create_task_group() as group:
@@ -504,6 +516,8 @@ class Process:
                     group.start_soon(self.lifecycle.follow, bus, log)
                 if self.gateway is not None:
                     group.start_soon(self.gateway.channels.follow)
+                if self.bridge is not None and self.bridge.inputs is not None:
+                    group.start_soon(self.bridge.inputs.run)
                 for tier in self.models:
                     group.start_soon(self._keep, log, tier, partial(self._projections, bus, log, tier, stack))
                 for entity in kinds:
@@ -624,6 +638,15 @@ class Process:
             await asyncio.sleep(0.2)
 
 
+def _check_kafka(settings: Settings) -> None:
+    """Raises ConfigError for settings that make no sense, or without what has to be installed for them."""
+    try:
+        from tidegate.edges.kafka.client import check
+    except ModuleNotFoundError as error:
+        raise ConfigError("kafka", f"needs {error.name}: pip install 'tidegate[kafka]'") from error
+    check(settings.kafka)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -647,6 +670,13 @@ def collect_rarely() -> None:
 
 async def run(name: str, settings: Settings, tiers: Sequence[str] = TIERS) -> None:
     """Run the process `name` until SIGTERM or SIGINT. `tiers` limits what a storage-manager keeps."""
+    if name == "kafka" and not settings.kafka.brokers:
+        # A line of the Procfile that ended would end all the others.
+        async with anyio.create_task_group() as group:
+            group.start_soon(_until_signalled, group.cancel_scope, lambda: None)
+            await asyncio.sleep(0)
+            print("kafka.brokers (KAFKA_BROKERS) is not set: there is nothing to bridge", flush=True)  # noqa: T201
+        return
     process = Process(name, settings, tiers)
     if name == "storage-manager":
         # Where cores are scarce, taking events in comes before projecting them: the log keeps what waits.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -32,6 +32,9 @@ __all__ = [
     "Http",
     "Ingest",
     "Intake",
+    "Kafka",
+    "KafkaInput",
+    "KafkaOutput",
     "Lake",
     "Local",
     "MongoDB",
@@ -101,6 +104,7 @@ class Http(_Table, frozen=True):
     gateway_port: Port = 8082
     storage_manager_port: Port = 8083
     entities_port: Port = 8084
+    kafka_port: Port = 8085
 
 
 class Grpc(_Table, frozen=True):
@@ -158,6 +162,64 @@ class Ingest(_Table, frozen=True):
     """A stored frame larger than this is refused by the server (`max_message_bytes` of the stream)."""
     max_inflated_bytes: Positive = 32 * 1024 * 1024
     """A compressed frame may grow to this many bytes; beyond it the frame is a dead letter."""
+
+
+TopicName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+KafkaFormat = Literal["json", "avro", "protobuf"]
+
+
+class KafkaInput(_Table, frozen=True):
+    """A topic whose records are published here."""
+
+    topic: TopicName
+    source: Token
+    """As in `ingest.<source>`: which rules its records are mapped by."""
+    format: KafkaFormat = "json"
+    """JSON: one record, an array or NDJSON. Avro: Confluent's wire format. Protobuf: `tidegate.v1.Envelope`."""
+    tenant: Token | None = None
+    """Whose records they are; what a record's headers say of that is not believed."""
+
+
+class KafkaOutput(_Table, frozen=True):
+    """A topic that events of the log are written to."""
+
+    topic: TopicName
+    name: Token | None = None
+    """What its positions are kept under; by default the topic's name, with `_` for `.`."""
+    format: KafkaFormat = "json"
+    types: list[str | int] = []
+    """Only these: OCSF classes by name or uid, or event codes; none: all."""
+    tenant: Token | None = None
+    """Only this tenant's events."""
+
+    @property
+    def key(self) -> str:
+        return self.name or self.topic.replace(".", "_")[:64]
+
+
+class Kafka(_Table, frozen=True):
+    """The bridge to Kafka; it runs where `brokers` is set."""
+
+    brokers: str | None = None
+    """`KAFKA_BROKERS`: `host:port`, several with commas between."""
+    group: TopicName = "tidegate"
+    """The consumer group of the inputs. Under another name all of them are read again from the beginning."""
+    inputs: list[KafkaInput] = []
+    outputs: list[KafkaOutput] = []
+    registry: str | None = None
+    """URL of a schema registry (Confluent's API), with user and password where it asks for them."""
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    username: str | None = None
+    password: str | None = None
+    ca_file: str | None = None
+    """Certificates (PEM) of authorities to trust, in place of the system's."""
+    batch_records: Positive = 5000
+    """Of one partition, or events of one shard, taken at a time at most."""
+    request_timeout_seconds: Seconds = 10.0
+    session_timeout_seconds: Seconds = 10.0
+    """A silent member's partitions go to the others after this long. Brokers have bounds for it, 6 s to 30 min."""
 
 
 class Intake(_Table, frozen=True):
@@ -254,6 +316,7 @@ class Settings(_Table, frozen=True):
     ingest: Ingest = field(default_factory=Ingest)
     intake: Intake = field(default_factory=Intake)
     gateway: Gateway = field(default_factory=Gateway)
+    kafka: Kafka = field(default_factory=Kafka)
     hot: Hot = field(default_factory=Hot)
     warm: Warm = field(default_factory=Warm)
     cold: Cold = field(default_factory=Cold)
@@ -306,6 +369,7 @@ SHORT_NAMES = {
     "AWS_SECRET_ACCESS_KEY": ("s3", "secret_key"),
     "CATALOG_URI": ("catalog", "uri"),
     "GATEWAY_CONFIG_PATH": ("gateway", "config_path"),
+    "KAFKA_BROKERS": ("kafka", "brokers"),
     "MONGODB_URI": ("mongodb", "uri"),
     "NATS_URL": ("nats", "url"),
     "REDIS_URL": ("redis", "url"),
@@ -321,6 +385,7 @@ _SCHEMES = {
     ("mongodb", "uri"): ("mongodb://", "mongodb+srv://"),
     ("s3", "endpoint"): ("http://", "https://"),
     ("catalog", "uri"): ("http://", "https://"),
+    ("kafka", "registry"): ("http://", "https://"),
 }
 
 
@@ -376,8 +441,11 @@ def _overlay(document: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple
             continue
         try:
             shape = get_type_hints(tables[table], include_extras=True)[key]
-            document[table][key] = msgspec.convert(value, shape, strict=False)
-        except msgspec.ValidationError as error:
+            if get_origin(shape) is list:  # as JSON
+                document[table][key] = msgspec.to_builtins(msgspec.json.decode(value, type=shape))
+            else:
+                document[table][key] = msgspec.convert(value, shape, strict=False)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise ConfigError(variable, f"{error} (got {value!r})") from error
         origins[(table, key)] = variable
     return origins

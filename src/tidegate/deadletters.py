@@ -9,7 +9,7 @@ import time
 
 import msgspec
 
-from tidegate import frame, subject
+from tidegate import frame, origin, subject
 from tidegate.bus import Bus
 from tidegate.errors import QueryError
 from tidegate.event import SUBSCRIPTION_STAGE, DeadLetter, DeadLetterFact, Redriven
@@ -95,6 +95,9 @@ class DeadLetters:
                 headers[frame.TENANT] = letter.tenant
             if letter.trace:
                 headers[frame.TRACEPARENT] = letter.trace
+            if letter.came_from:
+                place, _, offset = letter.came_from.rpartition("/")
+                headers |= {origin.ORIGIN: place, origin.OFFSETS: offset}
             ack = await self._bus.publish(
                 subject.ingest(letter.source, number % self._log.shards), letter.original, headers
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["SUBSCRIPTION_STAGE", "DeadLetter", "DeadLetterFact", "Envelope", "Redriven"]
+__all__ = ["SUBSCRIPTION_STAGE", "DeadLetter", "DeadLetterFact", "Envelope", "Redriven", "Taken"]
 
 SUBSCRIPTION_STAGE = "subscription"
 """The stage of dead letters that subscriptions leave: events of the log, not inputs that could not become events."""
@@ -57,6 +57,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """The `traceparent` that came with the input."""
     tenant: str = ""
     """Whose input it was."""
+    came_from: str = ""
+    """Where it was before it was published, if that is known: `kafka/<topic>/<partition>/<offset>`."""
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True, tag="dead.redriven.v1"):
@@ -69,3 +71,19 @@ class Redriven(msgspec.Struct, frozen=True, kw_only=True, tag="dead.redriven.v1"
 
 
 DeadLetterFact = DeadLetter | Redriven
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="ingest.taken.v1"):
+    """How far one partition of another system's log has been copied into the ingest stream, and what that came to."""
+
+    next: int
+    """The first offset that has not been taken."""
+    messages: int = 0
+    """Since the beginning; of these:"""
+    records: int = 0
+    """handed to the pipeline,"""
+    refused: int = 0
+    """unreadable, handed on as dead letters,"""
+    empty: int = 0
+    """and without a value (tombstones)."""
+    time_ms: int = 0

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import msgspec
 import zstandard
 
-from tidegate import frame, subject, telemetry
+from tidegate import frame, origin, subject, telemetry
 from tidegate.actor.cell import Step, Work
 from tidegate.actor.mailbox import Positions
 from tidegate.actor.pulling import Delivered
@@ -146,18 +146,27 @@ class IntakeWork(Work):
 
     def take(self, message: Delivered, outcome: Outcome) -> int:
         """Put what becomes of the frame into `outcome`; returns the size of its records in bytes."""
+        if origin.ORIGIN not in message.headers:
+            return self._open(message, outcome)
+        before = list(map(len, outcome.dead))
+        size = self._open(message, outcome)
+        for letters, known in zip(outcome.dead, before, strict=True):
+            letters[known:] = [origin.traced(one, message.headers) for one in letters[known:]]
+        return size
+
+    def _open(self, message: Delivered, outcome: Outcome) -> int:
         headers = message.headers
         source = subject.source_from(message.subject)
         content_type = headers.get(frame.CONTENT_TYPE, "")
         content_encoding = headers.get(frame.CONTENT_ENCODING, "")
-        origin = f"{subject.INGEST}/{self.progress.created}/{message.sequence}"
+        place = f"{subject.INGEST}/{self.progress.created}/{message.sequence}"
         attempts = headers.get(ATTEMPTS, "1")
         raw = RawFrame(
             source=source,
             codec="json",
             records=[],
             received_ms=message.time_ms,
-            origin=origin,
+            origin=place,
             attempts=int(attempts) if attempts.isdigit() and len(attempts) < 6 else 1,
             trace=headers.get(frame.TRACEPARENT, ""),
             tenant=headers.get(frame.TENANT, ""),
@@ -167,6 +176,10 @@ class IntakeWork(Work):
             problem = f"{raw.tenant[:80]!r} in the header {frame.TENANT} is no tenant's name"
             raw = msgspec.structs.replace(raw, tenant="")
             self._refuse(raw, 0, "tenant", problem, message.payload, content_type, content_encoding, outcome)
+            return len(message.payload)
+        if refused := headers.get(origin.REFUSED):
+            rule, _, problem = refused.partition(": ")
+            self._refuse(raw, 0, rule, problem, message.payload, content_type, content_encoding, outcome)
             return len(message.payload)
         try:
             codec, records = frame.open_frame(message.payload, content_type, content_encoding, self._max_inflated)
@@ -184,7 +197,7 @@ class IntakeWork(Work):
                     self._refuse(raw, index, "record_size", problem, packed, content_type, "zstd", outcome)
             records = [record for record in records if len(record) <= MAX_RECORD_BYTES]
             # Index numbers of the remaining records move up; give them a range of their own.
-            raw = msgspec.structs.replace(raw, origin=f"{origin}/rest")
+            raw = msgspec.structs.replace(raw, origin=f"{place}/rest")
         if records:
             self._rules().run(msgspec.structs.replace(raw, codec=codec, records=records), outcome)
         return size

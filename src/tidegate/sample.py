@@ -22,7 +22,7 @@ async def newest(
     Frames that cannot be opened are left out: no rules ever see them.
     """
     state = await bus.stream(subject.INGEST)
-    subjects = f"ingest.{source}.*" if source else "ingest.>"
+    subjects = f"ingest.{source}.*" if source else "ingest.*.*"
     begin = max(state.first_sequence, after + 1)
     # Counts are in headers only; so the newest records are found from the end, by how many messages hold them.
     counts: list[tuple[int, int]] = []

@@ -17,7 +17,7 @@ from tidegate.codec import numbers, protobuf
 from tidegate.codec.compatibility import Mode, compare
 from tidegate.codec.shape import SHAPES as ENCODED
 from tidegate.codec.versions import avro_schema, file_name, history
-from tidegate.event import DeadLetter, Envelope, Redriven
+from tidegate.event import DeadLetter, Envelope, Redriven, Taken
 from tidegate.log import Progress
 from tidegate.ocsf import OcsfEvent
 from tidegate.projection import Generation
@@ -33,6 +33,7 @@ SHAPES: dict[str, Any] = {
     "generation": Generation,
     "ocsf_event": OcsfEvent,
     "progress": Progress,
+    "taken": Taken,
 }
 
 SERVICES = "services.proto"

@@ -42,6 +42,7 @@ def _config(one: StreamDeclaration) -> dict[str, Any]:
         "allow_direct": True,
         "allow_atomic": one.allow_atomic,
         "allow_rollup_hdrs": one.allow_rollup,
+        "allow_msg_ttl": one.allow_ttl,
         "subject_transform": None,
     }
     if one.spread_plain:

@@ -42,6 +42,7 @@ __all__ = [
     "shard_from",
     "shard_of",
     "source_from",
+    "taken",
     "valid_outside",
     "valid_source",
     "valid_tenant",
@@ -74,6 +75,11 @@ def valid_tenant(tenant: str) -> bool:
 def ingest(source: str, partition: int) -> str:
     """`ingest.<source>.<partition>`: raw frames of one source."""
     return f"ingest.{source}.{partition}"
+
+
+def taken(system: str, place: str) -> str:
+    """`ingest.taken.<system>.<place>`: up to where a place of another system has been copied into the ingest stream."""
+    return f"ingest.taken.{system}.{place}"
 
 
 def event(shard: int | Literal["*"]) -> str:
@@ -191,6 +197,8 @@ class StreamDeclaration(_Table, frozen=True):
     discard: Literal["old", "new"] = "old"
     allow_atomic: bool = False
     allow_rollup: bool = False
+    allow_ttl: bool = False
+    """Whether a message may have a lifetime of its own, an endless one included."""
     spread_plain: bool = False
     """Whether plain `<prefix>.<source>` publishes are taken too and given a partition."""
 

@@ -143,6 +143,11 @@ class System:
         self._ports: set[int] = set()
         self.programs: dict[str, Program] = {}
 
+    def change(self, **changes: Any) -> None:
+        """Replace whole tables of the settings, for what is started from here on."""
+        self.settings = replace(self.settings, **changes)
+        self._variables = environment(self.settings)
+
     def serve(self, name: str) -> Program:
         """Start the local server called `name`."""
         one = server(name, self.settings)

@@ -36,12 +36,14 @@ Name = Literal[
     "rebuild-lake",
     "websocket",
     "query",
+    "kafka-in",
+    "kafka-out",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 
 
 async def bench(
-    what: Name | Literal["rebuild", "all"],
+    what: Name | Literal["rebuild", "kafka", "all"],
     /,
     *,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -55,7 +57,7 @@ async def bench(
     Parameters
     ----------
     what
-        Which part; `rebuild` is all rebuilds.
+        Which part; `rebuild` is all rebuilds, `kafka` both ways of the bridge.
     json
         Print one JSON object for each benchmark, on a line of its own.
     events
@@ -91,10 +93,12 @@ async def bench(
     return code
 
 
-def _named(what: Name | Literal["rebuild", "all"]) -> Sequence[Name]:
+def _named(what: Name | Literal["rebuild", "kafka", "all"]) -> Sequence[Name]:
     if what == "all":
-        return NAMES
-    return [one for one in NAMES if one.startswith("rebuild-")] if what == "rebuild" else [what]
+        from tidegate.bench.broker import at_hand
+
+        return [one for one in NAMES if at_hand() or not one.startswith("kafka-")]
+    return [what] if what in NAMES else [one for one in NAMES if one.startswith(f"{what}-")]
 
 
 def _above(value: float | None, bound: float) -> None:
@@ -146,6 +150,11 @@ async def _run(name: Name, settings: Settings, events: int | None, seconds: floa
             from tidegate.bench import query
 
             return await query.run(settings, external=external, **given)
+        case "kafka-in" | "kafka-out":
+            from tidegate.bench import kafka
+
+            run = kafka.inward if name == "kafka-in" else kafka.outward
+            return await run(settings, external=external, **given)
         case _:
             from tidegate.bench import tiers
 

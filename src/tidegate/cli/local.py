@@ -174,7 +174,7 @@ def config(*, settings: Given) -> int:
     for name, keys in tables.items():
         print(f"\n[{name}]")
         for key, value in keys.items():
-            if key in ("access_key", "secret_key") and value:
+            if key in ("access_key", "secret_key", "password") and value:
                 shown: Any = "***"
             else:
                 shown = hide_password(value) if isinstance(value, str) and "://" in value else value
@@ -205,7 +205,7 @@ def serve(name: Literal["nats", "redis", "mongo", "s3"], /, *, settings: Given) 
 
 
 async def run(
-    name: Literal["event-streaming", "transformation-pipeline", "gateway", "entities", "storage-manager"],
+    name: Literal["event-streaming", "transformation-pipeline", "gateway", "entities", "storage-manager", "kafka"],
     /,
     *,
     tiers: str = "hot,warm,cold,lake",

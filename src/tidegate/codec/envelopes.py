@@ -13,7 +13,7 @@ import msgspec
 from tidegate.codec import avro, protobuf
 from tidegate.event import Envelope
 
-__all__ = ["from_avro", "from_protobuf"]
+__all__ = ["as_record", "from_avro", "from_protobuf"]
 
 _SKIP = msgspec.json.Decoder(msgspec.Raw)
 _ENCODER = msgspec.json.Encoder()
@@ -21,15 +21,16 @@ _ENCODER = msgspec.json.Encoder()
 
 def from_avro(payload: bytes, max_records: int, max_bytes: int) -> list[bytes]:
     """The envelopes of a container file. Raises CodecError."""
-    return [_record(one) for one in avro.read(Envelope, payload, max_records, max_bytes)]
+    return [as_record(one) for one in avro.read(Envelope, payload, max_records, max_bytes)]
 
 
 def from_protobuf(payload: bytes, max_records: int, max_bytes: int) -> list[bytes]:
     """The envelopes of length-delimited messages. Raises CodecError."""
-    return [_record(one) for one in protobuf.read(Envelope, payload, max_records, max_bytes)]
+    return [as_record(one) for one in protobuf.read(Envelope, payload, max_records, max_bytes)]
 
 
-def _record(decoded: dict[str, Any]) -> bytes:
+def as_record(decoded: dict[str, Any]) -> bytes:
+    """One envelope as JSON, from a dict in which free-form values are JSON text."""
     record: dict[str, Any] = {}
     for name, value in decoded.items():
         if value is None:

@@ -29,7 +29,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from tidegate import bus
 from tidegate.config import Settings
-from tidegate.errors import BusError, BusUnavailableError
+from tidegate.errors import BusError, BusUnavailableError, ConfigError, TierUnavailableError
 from tidegate.local.processes import hide_password
 from tidegate.local.servers import fetch
 
@@ -83,6 +83,8 @@ class _Report:
 async def examine(settings: Settings) -> list[Finding]:
     """All findings, server by server. Takes CHECK_SECONDS at most."""
     checks = {"nats": _nats, "redis": _redis, "mongodb": _mongodb, "s3": _s3, "catalog": _catalog}
+    if settings.kafka.brokers:
+        checks["kafka"] = _kafka
     reports = {server: _Report(server) for server in checks}
 
     async def limited(server: str, check: Callable[[Settings, _Report], Awaitable[None]]) -> None:
@@ -390,3 +392,37 @@ async def _catalog(settings: Settings, report: _Report) -> None:
     else:
         report.ok("reachable", address)
         report.ok("namespaces", f"{settings.catalog.warehouse} has {', '.join(names) or 'none yet'}")
+
+
+async def _kafka(settings: Settings, report: _Report) -> None:
+    brokers = settings.kafka.brokers
+    try:
+        from tidegate.edges.kafka.checks import topics
+    except ModuleNotFoundError as error:
+        report.fail("client", f"{error.name} is not installed", "pip install 'tidegate[kafka]'")
+        return
+    try:
+        there = await topics(settings.kafka, REACH_SECONDS)
+    except ConfigError as error:
+        report.fail("settings", f"{error.where} {error.problem}", "mend the table [kafka] of the settings")
+        return
+    except TierUnavailableError as error:
+        report.fail("reachable", f"{brokers}: {_name(error)}", "start it, or set kafka.brokers (KAFKA_BROKERS)")
+        return
+    report.ok("reachable", str(brokers))
+    if missing := [topic for topic, found in there.items() if not found]:
+        advice = "create them, or correct kafka.inputs and kafka.outputs; the bridge waits for them"
+        report.fail("topics", f"missing: {', '.join(missing)}", advice)
+    else:
+        report.ok("topics", ", ".join(there))
+    if url := settings.kafka.registry:
+        try:
+            status, _ = await fetch(f"{url.rstrip('/')}/subjects", REACH_SECONDS)
+        except (OSError, TimeoutError) as error:
+            report.fail("registry", f"{hide_password(url)}: {_name(error)}", "start it, or correct kafka.registry")
+        else:
+            seen = f"{hide_password(url)} answers {status}"
+            if status in (200, 401, 403):
+                report.ok("registry", seen)
+            else:
+                report.fail("registry", seen, "kafka.registry must be the URL of a schema registry's API")

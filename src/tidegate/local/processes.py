@@ -35,6 +35,7 @@ __all__ = [
     "end_leftovers",
     "environment",
     "hide_password",
+    "own",
     "own_ports",
     "read_run",
     "table",
@@ -42,7 +43,9 @@ __all__ = [
 ]
 
 OWN = ("event-streaming", "transformation-pipeline", "gateway", "entities", "storage-manager")
-LINES = {name: f"tidegate serve {name}" for name in NAMES} | {name: f"tidegate run {name}" for name in OWN}
+KAFKA = "kafka"
+"""Runs only where brokers are named."""
+LINES = {name: f"tidegate serve {name}" for name in NAMES} | {name: f"tidegate run {name}" for name in (*OWN, KAFKA)}
 """The Procfile, line by line."""
 
 
@@ -60,9 +63,14 @@ class Process:
     """Tidegate's own: started after the servers, and again when it crashes."""
 
 
+def own(settings: Settings) -> tuple[str, ...]:
+    """The names of Tidegate's own processes, with these settings."""
+    return (*OWN, KAFKA) if settings.kafka.brokers else OWN
+
+
 def own_ports(settings: Settings) -> dict[str, int]:
     """The HTTP port of each of Tidegate's own processes."""
-    return {name: getattr(settings.http, f"{name.replace('-', '_')}_port") for name in OWN}
+    return {name: getattr(settings.http, f"{name.replace('-', '_')}_port") for name in own(settings)}
 
 
 def _grpc_port(name: str, settings: Settings) -> dict[str, int]:
@@ -133,7 +141,8 @@ def environment(settings: Settings, base: Mapping[str, str] | None = None) -> di
         standard = defaults[table_name] if isinstance(value, dict) else {"": defaults[table_name]}
         for key, one in keys.items():
             if one != standard[key] and one is not None:
-                kept[f"TIDEGATE_{table_name}_{key}".rstrip("_").upper()] = str(one)
+                text = msgspec.json.encode(one).decode() if isinstance(one, list) else str(one)
+                kept[f"TIDEGATE_{table_name}_{key}".rstrip("_").upper()] = text
     return kept
 
 

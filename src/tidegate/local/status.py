@@ -13,7 +13,7 @@ import msgspec
 from tidegate.bus import connect
 from tidegate.config import Settings
 from tidegate.errors import BusUnavailableError
-from tidegate.local.processes import LINES, OWN, address, alive, read_run, table
+from tidegate.local.processes import LINES, address, alive, own, read_run, table
 from tidegate.local.servers import NAMES, local_servers
 from tidegate.presence import Presence, gather
 
@@ -33,7 +33,7 @@ async def collect(settings: Settings) -> dict[str, Any]:
     checks = {process.name: process.is_ready for process in table(settings)}
     here = local_servers(settings)
     processes: dict[str, dict[str, Any]] = {}
-    for name in LINES:
+    for name in (name for name in LINES if name in NAMES or name in own(settings)):
         child = children.get(name)
         processes[name] = {
             "name": name,
@@ -72,7 +72,7 @@ async def collect(settings: Settings) -> dict[str, Any]:
             for one in answers
         ],
         "sections": sections,
-        "unreachable": [name for name in OWN if name not in reported],
+        "unreachable": [name for name in own(settings) if name not in reported],
     }
 
 

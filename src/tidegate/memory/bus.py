@@ -57,8 +57,9 @@ class _Stream:
     def __init__(self, name: str, subjects: Sequence[str]) -> None:
         self.name = name
         self.subjects = subjects
-        # As the streams are declared: only the log takes atomic batches and rollups.
-        self.atomic = name == subject.LOG
+        # As the streams are declared.
+        self.atomic = name in (subject.INGEST, subject.LOG)
+        self.rollup = name == subject.LOG
         self.created = f"memory {time.time_ns()}"
         self.messages: dict[int, Stored] = {}
         self.by_subject: dict[str, dict[int, None]] = {}
@@ -235,7 +236,7 @@ class MemoryBus(Bus):
         stream = self._taker(message)
         if stream is None:
             raise BusUnavailableError(f"{message.subject}: nobody is there to answer")
-        if _ROLLUP in message.headers and not stream.atomic:
+        if _ROLLUP in message.headers and not stream.rollup:
             raise BusError("publish", ROLLUP_REFUSED, "rollup not permitted")
         known = stream.known.get(message.headers.get(_ID, ""))
         if known is not None:

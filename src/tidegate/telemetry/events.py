@@ -36,6 +36,10 @@ __all__ = [
     "GrpcServed",
     "HttpServed",
     "IntakeCommitted",
+    "KafkaGap",
+    "KafkaTaken",
+    "KafkaWaiting",
+    "KafkaWritten",
     "OwnershipGained",
     "OwnershipLost",
     "PipelineInUse",
@@ -619,3 +623,69 @@ class ProcessStopped(Event, frozen=True, kw_only=True):
     text = "process stopped"
     metrics = (_process_up(amount=0),)
     name: str
+
+
+class KafkaTaken(Event, frozen=True, kw_only=True):
+    """Records of one partition of a topic are in the ingest stream, together with the position after them."""
+
+    tag = "kafka.taken"
+    text = "kafka records taken in"
+    level = "debug"
+    metrics = (
+        counter("kafka_taken_messages", "Messages taken in from Kafka", amount="messages", labels=("topic",)),
+        counter("kafka_taken_records", "Records in these", amount="records", labels=("topic",)),
+        counter("kafka_refused", "Messages that could not be read", amount="refused", labels=("topic",)),
+        counter("kafka_empty", "Messages without a value", amount="empty", labels=("topic",)),
+        histogram("kafka_take", "From frames to their acknowledgement", labels=("topic",)),
+    )
+    topic: str
+    partition: int
+    messages: int
+    records: int
+    refused: int
+    empty: int
+    seconds: float
+
+
+class KafkaWritten(Event, frozen=True, kw_only=True):
+    """Events of one shard of the log were acknowledged by all in-sync replicas of a topic."""
+
+    tag = "kafka.written"
+    text = "events written to kafka"
+    level = "debug"
+    metrics = (
+        counter("kafka_written_events", "Events written to Kafka", amount="events", labels=("topic",)),
+        histogram("kafka_write", "From the last frame of a batch to its acknowledgement", labels=("topic",)),
+    )
+    topic: str
+    shard: int
+    events: int
+    again: int
+    """Events that were found there already, after an interruption."""
+    seconds: float
+
+
+class KafkaWaiting(Event, frozen=True, kw_only=True):
+    """Something of what is read from Kafka has to wait."""
+
+    tag = "kafka.waiting"
+    text = "kafka waiting"
+    level = "warning"
+    metrics = (counter("kafka_waits", "Times that reading from Kafka had to wait"),)
+    problem: str
+    retry_in_seconds: float
+
+
+class KafkaGap(Event, frozen=True, kw_only=True):
+    """A topic has dropped its oldest records before they were taken in; reading goes on at its first."""
+
+    tag = "kafka.gap"
+    text = "kafka records lost before they were read"
+    level = "error"
+    metrics = (
+        counter("kafka_lost", "Offsets dropped by a topic before they were read", amount="lost", labels=("topic",)),
+    )
+    topic: str
+    partition: int
+    lost: int
+    first: int

@@ -1,0 +1,34 @@
+"""What `tidegate doctor` asks of Kafka: do the settings make sense, does a broker answer, are the topics there.
+
+Invariant: looking writes nothing and joins no group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+
+from tidegate.config import Kafka
+from tidegate.edges.kafka.client import check, options, quiet, stopped, told
+
+__all__ = ["topics"]
+
+
+async def topics(settings: Kafka, seconds: float) -> dict[str, bool]:
+    """Topic -> whether it is there, for all topics of the settings.
+
+    Raises ConfigError for settings that make no sense, and TierUnavailableError when no broker answers.
+    """
+    check(settings)
+    quiet()
+    given: dict[str, Any] = options(settings) | {"request_timeout_ms": int(seconds * 1000)}
+    consumer = AIOKafkaConsumer(**given)
+    try:
+        with told(settings, "connecting"):
+            await consumer.start()
+            there = await consumer.topics()
+            names = [one.topic for one in settings.inputs] + [one.topic for one in settings.outputs]
+            return {name: name in there for name in names}
+    finally:
+        await stopped(consumer)

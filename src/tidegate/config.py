@@ -192,6 +192,8 @@ class KafkaOutput(_Table, frozen=True):
     """Only these: OCSF classes by name or uid, or event codes; none: all."""
     tenant: Token | None = None
     """Only this tenant's events."""
+    routed: bool = False
+    """Only what a `route` stage of a pipeline has named this topic for."""
 
     @property
     def key(self) -> str:

@@ -34,6 +34,7 @@ from tidegate.edges.kafka.positions import Positions
 from tidegate.edges.kafka.writing import EVENT_ID, POSITION
 from tidegate.errors import FencedError
 from tidegate.event import Taken
+from tidegate.frame import Destination
 from tidegate.intake import IntakeWork
 from tidegate.local import doctor
 from tidegate.log import Log, event_messages
@@ -265,6 +266,20 @@ async def test_events_go_out_by_type_with_their_key_and_position(place: Place, k
         by_key.setdefault(record.key, []).append((record.partition, event["time"]))
     assert {len({partition for partition, _ in some}) for some in by_key.values()} == {1}
     assert all(some == sorted(some) for some in by_key.values())
+
+
+async def test_of_routed_events_a_topic_gets_those_that_are_for_it(place: Place, kafka: Broker) -> None:
+    topic, run = await kafka.topic(2), uuid.uuid4().hex[:8]
+    lines = [_event(run, n, code="x") for n in range(30)]
+    to = (None, Destination(topics=frozenset({topic, "another"})), Destination(topics=frozenset({"another"})))
+    for number, destination in enumerate(to):
+        messages = event_messages(1, lines[10 * number : 10 * number + 10], "test", "", destination)
+        await place.log.append_facts(messages)
+    async with place.bridge(kafka, outputs=[KafkaOutput(topic=topic, routed=True)]) as bridge:
+        await until(lambda: _count(kafka, topic, 10), "ten events")
+        assert row_of(bridge, shard=1)["events"] == 10
+    found = sorted(record.value for record in await kafka.records(topic))
+    assert found == sorted(lines[10:20])
 
 
 async def _count(kafka: Broker, topic: str, count: int) -> bool:

@@ -197,7 +197,9 @@ class OutputWork(Work):
         waiting: dict[int, list[Batch]] = {one: [] for one in partitions}
         again = events = 0
         frames = [recorded(Stored(one.subject, one.sequence, one.time_ms, one.payload, one.headers)) for one in batch]
-        for one in frames:
+        for message, one in zip(batch, frames, strict=True):
+            if self.output.routed and self.output.topic not in message.headers.get(frame.TOPICS, "").split(","):
+                continue
             lines = one.lines()
             chosen = self._select(lines)
             rows = map(self._row, self._fields.read([lines[index] for index in chosen], one.time_ms))

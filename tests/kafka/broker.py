@@ -101,7 +101,7 @@ class Broker:
         await one.start()
         try:
             one.subscribe([topic])
-            while not (places := one.assignment()):
+            while not (places := one.assignment()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             found: list[Any] = []
             left = set(places)

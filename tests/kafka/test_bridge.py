@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from tidegate import app, frame, streams, subject
 from tidegate.actor.cell import Cell, running
 from tidegate.actor.mailbox import Mailbox
 from tidegate.actor.ownership import PinnedConsumer
+from tidegate.actor.pulling import Delivered
 from tidegate.bus import Bus, connect
 from tidegate.config import Kafka, KafkaInput, KafkaOutput, Settings
 from tidegate.deadletters import DeadLetters
@@ -31,8 +33,9 @@ from tidegate.edges.kafka.bridge import Bridge, bridged
 from tidegate.edges.kafka.formats import JsonReader
 from tidegate.edges.kafka.frames import Packing
 from tidegate.edges.kafka.positions import Positions
-from tidegate.edges.kafka.writing import EVENT_ID, POSITION
-from tidegate.errors import FencedError
+from tidegate.edges.kafka.producing import Batch, Producing
+from tidegate.edges.kafka.writing import EVENT_ID, POSITION, OutputWork
+from tidegate.errors import FencedError, TierUnavailableError
 from tidegate.event import Taken
 from tidegate.frame import Destination
 from tidegate.intake import IntakeWork
@@ -284,6 +287,59 @@ async def test_of_routed_events_a_topic_gets_those_that_are_for_it(place: Place,
 
 async def _count(kafka: Broker, topic: str, count: int) -> bool:
     return len(await kafka.records(topic)) >= count
+
+
+async def test_who_takes_over_finds_what_is_written_and_the_one_before_writes_no_more(
+    place: Place, kafka: Broker
+) -> None:
+    topic, run, shard = await kafka.topic(3), uuid.uuid4().hex[:8], 1
+    given = Kafka(brokers=kafka.address, outputs=[KafkaOutput(topic=topic, types=[run])])
+    first = (await place.log.state()).last_sequence + 1
+    correlation = next(f"{run}-{n}" for n in range(100) if subject.shard_of(f"{run}-{n}", 4) == shard)
+    for part in range(3):
+        lines = [_event(correlation, 3 * (20 * part + n), code=run) for n in range(20)]
+        lines = [line.replace(f"{correlation}-c0".encode(), correlation.encode()) for line in lines]
+        await place.bus.publish_atomic(event_messages(shard, lines, "test"))
+    frames = [
+        Delivered(subject.LOG, one.subject, one.sequence, one.time_ms, 0, 0, one.payload, one.headers)
+        async for one in place.log.read(subject.event(shard), first)
+    ]
+    producing = Producing(given)
+    one, other = (OutputWork(given, given.outputs[0], place.log, shard, producing, None) for _ in range(2))
+    try:
+        await one.recover()
+        assert await _committed(one, frames[:1]) == (20, 0)
+        assert await _committed(one, frames[1:2]) == (20, 0)
+        at = (await other.recover())[subject.LOG]
+        assert at == frames[0].sequence  # what was written after its last note is in the topic only
+        assert await _committed(other, [frame for frame in frames if frame.sequence > at]) == (20, 20)
+        with pytest.raises(FencedError):
+            await _committed(one, frames[2:])
+    finally:
+        await producing.aclose()
+    numbers = [msgspec.json.decode(record.value)["time"] for record in await kafka.records(topic)]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 60
+
+
+async def _committed(work: OutputWork, batch: list[Delivered]) -> tuple[int, int]:
+    """Events that were written, and that were found."""
+    (step,) = [step async for step in work.decide(batch)]
+    await work.commit(step)
+    return step.decided[2], step.decided[3]
+
+
+async def test_what_is_late_is_not_sent(kafka: Broker) -> None:
+    topic = await kafka.topic()
+    producing, batch = Producing(Kafka(brokers=kafka.address)), Batch()
+    batch.add(0, b"k", b"v", [])
+    try:
+        await producing.partitions(topic)
+        with pytest.raises(TierUnavailableError):
+            await producing.send(topic, {0: batch}, until=time.monotonic() - 0.001)
+    finally:
+        await producing.aclose()
+    assert await kafka.records(topic) == []
 
 
 async def test_the_doctor_knows_of_kafka(kafka: Broker, settings: Settings) -> None:

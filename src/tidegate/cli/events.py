@@ -185,7 +185,7 @@ async def dead_show(letter_id: str, /, *, raw: bool = False, settings: Given) ->
     if raw:
         sys.stdout.buffer.write(letter.original)
         return 0
-    for name in ("id", "source", "stage", "rule", "error", "attempts", "origin", "trace", "content_type"):
+    for name in ("id", "source", "stage", "rule", "error", "attempts", "origin", "came_from", "trace", "content_type"):
         print(f"{name:<13} {getattr(letter, name)}")
     print(f"{'redrives':<13} {one.redrives}")
     print(f"{'original':<13} {len(letter.original)} bytes")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import LeaderNotAvailableError, for_code
+from aiokafka.errors import LeaderNotAvailableError, NodeNotReadyError, RequestTimedOutError, for_code
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
@@ -96,10 +98,11 @@ class Producing:
                 raise missing(topic)
             return sorted(found)
 
-    async def send(self, topic: str, batches: Mapping[int, Batch]) -> dict[int, int]:
+    async def send(self, topic: str, batches: Mapping[int, Batch], until: float = math.inf) -> dict[int, int]:
         """Partition -> offset of the first record of its batch, once all replicas in sync have it.
 
-        Raises TierUnavailableError; then any of the batches may, or may still, be stored.
+        What is not on its way by `until` (of `time.monotonic`) is not sent any more. Raises TierUnavailableError; then
+        any of the batches may, or may still, be stored.
         """
         with told(self._settings, f"writing to {topic}"):
             client = await self._connected()
@@ -111,15 +114,22 @@ class Producing:
                     raise LeaderNotAvailableError(f"{topic}/{partition}")
                 by_leader.setdefault(leader, []).append((partition, batch.encoded()))
             answers = await asyncio.gather(
-                *(self._ask(client, leader, topic, some) for leader, some in by_leader.items())
+                *(self._ask(client, leader, topic, some, until) for leader, some in by_leader.items())
             )
         return {partition: offset for one in answers for partition, offset in one.items()}
 
-    async def _ask(self, client: Any, leader: int, topic: str, batches: list[tuple[int, bytes]]) -> dict[int, int]:
+    async def _ask(
+        self, client: Any, leader: int, topic: str, batches: list[tuple[int, bytes]], until: float
+    ) -> dict[int, int]:
         timeout_ms = int(self._settings.request_timeout_seconds * 1000)
         request = ProduceRequest(
             transactional_id=None, required_acks=_ALL, timeout=timeout_ms, topics=[(topic, batches)]
         )
+        if not await client.ready(leader):
+            raise NodeNotReadyError(f"broker {leader}")
+        # From here to the socket nothing waits: only a process that is stopped within this step is late unnoticed.
+        if time.monotonic() > until:
+            raise RequestTimedOutError("too late to begin")
         response = await client.send(leader, request)
         offsets: dict[int, int] = {}
         for _, partitions in response.topics:

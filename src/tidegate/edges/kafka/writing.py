@@ -9,6 +9,7 @@ Kafka itself has no condition on a write that would keep an old owner out, short
 2. whoever takes over makes such a note first, after which the old owner can make none; waits until what that one may
    still have under way has ended (_GRACE_SECONDS); reads the topic from the noted offsets to its end; and leaves out
    what it finds there.
+What is left: a process that is stopped between its last look at the clock and the socket, and goes on much later.
 """
 
 from __future__ import annotations
@@ -180,8 +181,9 @@ class OutputWork(Work):
 
     async def _note(self) -> None:
         """Raises FencedError when another has made one."""
+        asked = time.monotonic()
         self._expected = await self._log.append(kind_of(self.output), self.shard, [], self.written, self._expected)
-        self._noted, self._noted_at = self.written, time.monotonic()
+        self._noted, self._noted_at = self.written, asked
 
     # -- the steps ----------------------------------------------------------------------------------------------
 
@@ -234,7 +236,8 @@ class OutputWork(Work):
             if time.monotonic() - self._noted_at > _GRACE_SECONDS / 2:
                 await self._note()
             try:
-                offsets = await self._producing.send(self.output.topic, one)
+                until = self._noted_at + _GRACE_SECONDS * 0.75
+                offsets = await self._producing.send(self.output.topic, one, until)
             except (TierUnavailableError, asyncio.CancelledError):
                 self._doubt = True
                 raise

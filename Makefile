@@ -25,7 +25,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not chaos"
+	$(BIN)/pytest -n 3 --dist loadfile -m "not soak and not chaos"
 
 soak: $(STAMP)
 	$(BIN)/pytest -m soak

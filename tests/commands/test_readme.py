@@ -14,7 +14,8 @@ from tidegate.config import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "kafka.md"]
+"""Kafka's client needs a broker, and is run where there is one."""
 BLOCK = re.compile(r"(?:`([^`\n]+)`:\n\n)?^```(sh|python|toml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 """A block of TOML is written to the file that is named right before it, if any."""
 IN_A_CLONE = ("make ", "source ")

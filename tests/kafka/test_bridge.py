@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -269,6 +270,32 @@ async def test_events_go_out_by_type_with_their_key_and_position(place: Place, k
         by_key.setdefault(record.key, []).append((record.partition, event["time"]))
     assert {len({partition for partition, _ in some}) for some in by_key.values()} == {1}
     assert all(some == sorted(some) for some in by_key.values())
+
+
+async def test_the_client_that_the_page_shows_works(place: Place, kafka: Broker) -> None:
+    page = (Path(__file__).parents[2] / "docs/kafka.md").read_text(encoding="utf-8")
+    (client,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    eve, detections = await kafka.topic(1), await kafka.topic(1)
+    for shown, here in {
+        "127.0.0.1:9092": kafka.address,
+        '"eve"': f'"{eve}"',
+        '"detections"': f'"{detections}"',
+    }.items():
+        assert shown in client
+        client = client.replace(shown, here)
+    inputs, outputs = [KafkaInput(topic=eve, source="app")], [KafkaOutput(topic=detections, types=["case.opened"])]
+    async with place.bridge(kafka, inputs=inputs, outputs=outputs):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-u", "-c", client, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(20):
+                line = await process.stdout.readline()
+        finally:
+            process.kill()
+            _, errors = await process.communicate()
+    assert line.startswith(b"b'case-7' b'LOG/"), errors
 
 
 async def test_of_routed_events_a_topic_gets_those_that_are_for_it(place: Place, kafka: Broker) -> None:

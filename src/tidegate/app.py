@@ -325,7 +325,8 @@ class Process:
             finally:
                 stop()
                 if grpc_server is not None:
-                    with anyio.CancelScope(shield=True):
+                    # Calls that have not ended by then wait for a connection that is closed already.
+                    with anyio.move_on_after(_GRACE_SECONDS + 1, shield=True):
                         await grpc_server.stop(_GRACE_SECONDS)
 
     def _grpc_server(self) -> Any:

@@ -79,6 +79,6 @@ async def test_a_process_ends_at_once_though_somebody_subscribes(running: System
         await call.initial_metadata()
         program = running.programs["event-streaming"]
         program.signal(signal.SIGTERM)
-        assert await program.ended(8) == 0
+        assert await program.ended(12) == 0
         assert await call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert not re.search("never awaited|never retrieved|destroyed", program.log_tail(200))

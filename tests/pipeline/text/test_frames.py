@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.pipeline.data import SHARDS
 from tests.pipeline.schema import problem_of
 from tests.pipeline.text.data import essence, lines_of, run_lines
 from tests.pipeline.text.samples import AUDIT, SAMPLES, VPC, ZEEK
 from tidegate.frame import open_frame
+from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.lines.framing import frames_of
 from tidegate.pipeline.runner import Codec, Pipeline
 
@@ -209,3 +212,18 @@ def test_frames_keep_audit_events_together_and_repeat_the_header_of_flow_logs(pi
 def test_lines_that_only_look_like_headers_are_not_repeated() -> None:
     lines = [b"# a comment", b"#fields\tx", *[b"text"] * 25]
     assert [repeated for _, repeated in frames_of(lines, most_records=10)] == [0, 0, 0]
+
+
+def test_stages_take_joined_lines_as_one_event_and_refuse_them_with_all_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        'pipeline = "own"\nsources = ["auditd"]\n[[stage]]\nname = "users"\ntype = "filter"\n'
+        'drop = "metadata.event_code == \'USER_LOGIN\'"\n[[stage]]\nname = "known"\ntype = "validate"\n'
+        '[[stage.rules]]\nname = "to"\ncheck = "dst_endpoint.ip is not None"\n'
+    )
+    pipeline = load_pipeline(SHARDS, tmp_path)
+    result = run_lines(pipeline, "linux_auditd", lines_of("linux_auditd"))
+    assert result.filtered == {"linux_auditd.joined": 8, "own.users": 1}
+    assert [event["dst_endpoint"]["ip"] for event in result.events] == ["203.0.113.80"]
+    assert [letter.original for letter in result.dead] == [
+        b"\n".join(line.encode() for line in lines) for lines in (AUDIT[:6], AUDIT[8:11])
+    ]

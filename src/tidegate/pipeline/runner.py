@@ -1,7 +1,7 @@
 """Runs frames through the rules: bytes of native records in, encoded OCSF events and dead letters by shard out.
 
-Invariant: each record of a frame ends as exactly one line or one dead letter, whatever its bytes are, and running the
-same frame again gives the same ids.
+Invariant: each record of a frame ends as exactly one line, one dead letter or one count under `filtered`, whatever its
+bytes are, and running the same frame again gives the same ids.
 """
 
 from __future__ import annotations

@@ -82,6 +82,8 @@ class PullConsumer:
         self._expected = 1
         self._open_requests = 0
         """Messages that the current pull request may still bring."""
+        self._spent = asyncio.Event()
+        """Set when it will bring no more: until the next one nothing comes."""
         self._oversize = False
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -200,7 +202,13 @@ class PullConsumer:
                     raise OwnershipLostError(f"{self._name}: the server has gone silent")
                 elif not self._buffer and now - self._last_delivery > self._beat * 5:
                     await self._look_whether_any_should_have_come()
-                await asyncio.sleep(0.005 if self._open_requests <= 0 else self._beat / 20)
+                if self._open_requests <= 0:
+                    await asyncio.sleep(0.005)
+                    continue
+                self._spent.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._beat / 20):
+                        await self._spent.wait()
         except TidegateError as error:
             self._fail(error)
         finally:
@@ -240,6 +248,8 @@ class PullConsumer:
             self._last_delivery = self._last_heard
             self._expected += 1
             self._open_requests -= 1
+            if self._open_requests <= 0:
+                self._spent.set()
             self._buffered_bytes += len(message.data)
             self._buffer.append(
                 Delivered(
@@ -264,10 +274,12 @@ class PullConsumer:
                     self._fail(OwnershipLostError(f"{self._name}: message {self._expected} is missing"))
             case "404" | "408":
                 self._open_requests = 0
+                self._spent.set()
             case "409" if headers.get("Description") == "Batch Completed":
                 pass  # said of each full batch with a bound in bytes; its messages have been counted
             case "409" if "MaxBytes" in headers.get("Description", ""):
                 self._oversize = True  # fetch that one by itself
                 self._open_requests = 0
+                self._spent.set()
             case status:
                 self._fail(BusUnavailableError(f"{self._name}: {status} {headers.get('Description', '')}"))

@@ -40,6 +40,7 @@ __all__ = [
     "digest_of",
     "inflate",
     "is_envelopes",
+    "is_json",
     "open_frame",
     "seal",
     "split_lines",
@@ -225,7 +226,7 @@ def open_frame(payload: bytes, content_type: str, content_encoding: str, max_byt
                 return "text", _split_lines(data)
             if start == b"{" and b"\n" in data.strip():
                 lines = _split_lines(data)
-                if _is_json(lines[0]) or not _is_json(data):
+                if is_json(lines[0]) or not is_json(data):
                     return "json", lines
             return "json", _split_json(data)
         case other:
@@ -268,7 +269,8 @@ def _check_count(records: int) -> None:
         raise FrameError("record_count", f"the frame holds more than {MAX_RECORDS} records; publish smaller frames")
 
 
-def _is_json(data: bytes) -> bool:
+def is_json(data: bytes) -> bool:
+    """Whether it is one JSON value; texts in it may be no UTF-8."""
     try:
         _JSON_SKIP.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -120,10 +120,9 @@ class Lifecycle:
                 library.pipelines[name] = parse_definition(active.text, f"pipeline {name} version {active.version}")
         return library
 
-    async def as_logged(self, bus: Bus, log: Log) -> Pipeline:
-        """After `start`: the rules of the folder with the versions of pipelines that the log has in use."""
+    async def look(self, bus: Bus, log: Log) -> None:
+        """After `start`, for `library`: reads which versions of pipelines the log has in use."""
         self._known = await histories(bus, log)
-        return await asyncio.to_thread(self._with_known().compile, self._shards)
 
     async def follow(self, bus: Bus, log: Log) -> None:
         """Until cancelled: looks at the folder, the tables and the log every few seconds."""

@@ -83,21 +83,22 @@ def _chunks(lines: Sequence[bytes]) -> list[Sequence[bytes]]:
 def _sealed(
     to: str, schema: str, lines: Sequence[bytes], cause: str, traceparent: str, more: Mapping[str, str] | None = None
 ) -> list[Outgoing]:
-    messages = []
-    for chunk in _chunks(lines):
-        headers = {
-            frame.CONTENT_TYPE: frame.NDJSON,
-            frame.CONTENT_ENCODING: "zstd",
-            frame.SCHEMA: schema,
-            frame.COUNT: str(len(chunk)),
-            frame.DIGEST: str(frame.digest_of(chunk)),
-            frame.CAUSE: cause,
-            **(more or {}),
-        }
-        if traceparent:
-            headers[frame.TRACEPARENT] = traceparent
-        messages.append(Outgoing(to, frame.seal(chunk), headers))
-    return messages
+    own = {frame.CAUSE: cause, **(more or {})}
+    if traceparent:
+        own[frame.TRACEPARENT] = traceparent
+    return [_frame(to, schema, chunk, own) for chunk in _chunks(lines)]
+
+
+def _frame(to: str, schema: str, lines: Sequence[bytes], own: Mapping[str, str]) -> Outgoing:
+    headers = {
+        frame.CONTENT_TYPE: frame.NDJSON,
+        frame.CONTENT_ENCODING: "zstd",
+        frame.SCHEMA: schema,
+        frame.COUNT: str(len(lines)),
+        frame.DIGEST: str(frame.digest_of(lines)),
+        **own,
+    }
+    return Outgoing(to, frame.seal(lines), headers)
 
 
 def event_messages(
@@ -110,17 +111,8 @@ def event_messages(
 
 def remade_message(number: int, shard: int, replaces: int, lines: Sequence[bytes], tiers: str) -> Outgoing:
     """What stands for the event frame at sequence `replaces`, in a set of remade frames; perhaps nothing."""
-    headers = {
-        frame.CONTENT_TYPE: frame.NDJSON,
-        frame.CONTENT_ENCODING: "zstd",
-        frame.SCHEMA: "ocsf_event.v1",
-        frame.COUNT: str(len(lines)),
-        frame.DIGEST: str(frame.digest_of(lines)),
-        frame.REPLACES: str(replaces),
-    }
-    if tiers:
-        headers[frame.TIERS] = tiers
-    return Outgoing(subject.remade(number, shard), frame.seal(lines), headers)
+    own = {frame.REPLACES: str(replaces), **({frame.TIERS: tiers} if tiers else {})}
+    return _frame(subject.remade(number, shard), "ocsf_event.v1", lines, own)
 
 
 def dead_messages(shard: int, facts: Sequence[DeadLetterFact], cause: str, traceparent: str = "") -> list[Outgoing]:

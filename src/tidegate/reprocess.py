@@ -91,15 +91,12 @@ class Reprocessing:
         self._ahead: dict[int, Stored | None] = {}
         self.number = 0
         self.progress = Remade(created="")
-        self.total = 0
-        """Frames of the log to look at."""
 
     async def run(self) -> Remade:
         """Raises PositionError where an unfinished set is of another log, FencedError where another carries it on."""
         state = await self._log.state()
         ingest = await self._bus.stream(subject.INGEST)
         self._work.progress = Progress(stream=subject.INGEST, created=ingest.created, sequence=0)
-        self.total = state.last_sequence
         versions = {flow.name: flow.definition.version for flow in self._rules.flows}
         known = await sets(self._bus, self._log)
         self.number = max(known, default=0)
@@ -112,8 +109,7 @@ class Reprocessing:
         expected, _ = await self._log.newest(KIND, self.number, Remade)
         messages: list[Outgoing] = []
         records = 0
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._close)
+        try:
             async with contextlib.aclosing(self._groups(newest.sequence + 1, state.last_sequence)) as groups:
                 async for group in groups:
                     before = self.progress.records
@@ -122,6 +118,8 @@ class Reprocessing:
                     if records >= _MOST_RECORDS or len(messages) >= 500:
                         expected = await self._commit(messages, expected, finished=False)
                         messages, records = [], 0
+        finally:
+            await self._close()
         self.progress = msgspec.structs.replace(self.progress, sequence=state.last_sequence)
         await self._commit(messages, expected, finished=True)
         return self.progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,7 +16,7 @@ from tidegate.config import Settings
 from tidegate.pipeline.library import load_pipeline
 from tidegate.pipeline.runner import Outcome, Pipeline, RawFrame
 
-__all__ = ["decode_and_encode", "is_json", "run", "run_frames"]
+__all__ = ["measured", "reported", "run"]
 
 BAR = 150_000
 
@@ -26,35 +27,66 @@ async def run(settings: Settings, *, events: int = 100_000, seconds: float = 8.0
     rules = Path(settings.intake.rules_path) if settings.intake.rules_path else None
     declared = declarations(settings)
     pipeline = load_pipeline(declared.shards, rules)
+    found = await measured(pipeline, declared.shards, events, seconds)
+    note = f"{found.bytes_out:.0f} bytes per event come out, {events - found.readable} records are no JSON"
+    return reported(found, bench="pipeline", events=events, bar=BAR, began=began, note=note)
+
+
+class Measured(NamedTuple):
+    """Runs of the same frames through one pipeline."""
+
+    runs: list[float]
+    """Events per second."""
+    limit_runs: list[float]
+    latencies: list[float]
+    """Seconds for each frame."""
+    bytes_in: float
+    """Of an event, on average."""
+    bytes_out: float
+    readable: int
+    """Records that are JSON."""
+
+
+async def measured(pipeline: Pipeline, shards: int, events: int, seconds: float) -> Measured:
+    """Runs `events` generated events through `pipeline`, for `seconds` or three times, whichever is longer."""
     frames = [native(one, number) for number, one in enumerate(raw_frames(events))]
-    readable = [raw for one in frames for raw in one.records if is_json(raw)]
-    run_frames(pipeline, frames[: max(1, len(frames) // 10)], declared.shards)
+    readable = [raw for one in frames for raw in one.records if _is_json(raw)]
+    _run(pipeline, frames[: max(1, len(frames) // 10)], shards)
     runs, limit_runs, latencies = [], [], []
     size = 0
     for _ in rounds(seconds):
-        times, size = run_frames(pipeline, frames, declared.shards)
+        times, size = _run(pipeline, frames, shards)
         latencies += times
         runs.append(events / sum(times))
-        limit_runs.append(len(readable) / decode_and_encode(readable))
+        limit_runs.append(len(readable) / _decode_and_encode(readable))
         await asyncio.sleep(0)
+    bytes_in = sum(len(raw) for one in frames for raw in one.records) / events
+    return Measured(runs, limit_runs, latencies, bytes_in, size / events, len(readable))
+
+
+def reported(
+    found: Measured, *, bench: str, events: int, bar: int, began: float, note: str, most_p99_ms: float | None = None
+) -> Report:
+    """What was measured, with its limit."""
     return made(
-        bench="pipeline",
+        bench=bench,
         events=events,
-        runs=runs,
+        runs=found.runs,
         limit="msgspec decode and encode of the same records, nothing else",
-        limit_runs=limit_runs,
-        bar=BAR,
-        latencies=latencies,
+        limit_runs=found.limit_runs,
+        bar=bar,
+        latencies=found.latencies,
         latency="a frame of 1,000 records of one source, from its bytes to encoded events",
         fsync="nothing is stored",
-        bytes_per_event=sum(len(raw) for one in frames for raw in one.records) / events,
+        bytes_per_event=found.bytes_in,
         began=began,
         place="memory, one core",
-        note=f"{size / events:.0f} bytes per event come out, {events - len(readable)} records are no JSON",
+        note=note,
+        most_p99_ms=most_p99_ms,
     )
 
 
-def run_frames(pipeline: Pipeline, frames: list[RawFrame], shards: int) -> tuple[list[float], int]:
+def _run(pipeline: Pipeline, frames: list[RawFrame], shards: int) -> tuple[list[float], int]:
     """Seconds for each frame, and the bytes that came out."""
     clock = time.perf_counter
     times = []
@@ -70,7 +102,7 @@ def run_frames(pipeline: Pipeline, frames: list[RawFrame], shards: int) -> tuple
     return times, size
 
 
-def decode_and_encode(records: list[bytes]) -> float:
+def _decode_and_encode(records: list[bytes]) -> float:
     """Seconds."""
     decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
     start = time.perf_counter()
@@ -79,7 +111,7 @@ def decode_and_encode(records: list[bytes]) -> float:
     return time.perf_counter() - start
 
 
-def is_json(raw: bytes) -> bool:
+def _is_json(raw: bytes) -> bool:
     """Whether it can be decoded."""
     try:
         msgspec.json.decode(raw)

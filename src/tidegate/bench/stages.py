@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tidegate.app import declarations
-from tidegate.bench.material import native, raw_frames
-from tidegate.bench.pipeline import decode_and_encode, is_json, run_frames
-from tidegate.bench.report import Report, made, rounds
+from tidegate.bench.pipeline import measured, reported
+from tidegate.bench.report import Report
 from tidegate.config import Settings
 from tidegate.errors import ConfigError
 from tidegate.pipeline.anonymise.keys import generate
@@ -94,38 +93,14 @@ async def run(settings: Settings, *, events: int = 100_000, seconds: float = 8.0
         _, pipeline = await load_with_tables(declared.shards, folder)
         loaded = time.monotonic() - started
         grown = _megabytes() - before
-        frames = [native(one, number) for number, one in enumerate(raw_frames(events))]
-        readable = [raw for one in frames for raw in one.records if is_json(raw)]
-        run_frames(pipeline, frames[: max(1, len(frames) // 10)], declared.shards)
-        runs, limit_runs, latencies = [], [], []
-        size = 0
-        for _ in rounds(seconds):
-            times, size = run_frames(pipeline, frames, declared.shards)
-            latencies += times
-            runs.append(events / sum(times))
-            limit_runs.append(len(readable) / decode_and_encode(readable))
-            await asyncio.sleep(0)
+        found = await measured(pipeline, declared.shards, events, seconds)
         stages = {stage.name: stage.stats for stage in pipeline.flows[0].stages}
     costs = ", ".join(f"{name} {1e6 * one.seconds / max(one.taken, 1):.1f}" for name, one in stages.items())
-    return made(
-        bench="stages",
-        events=events,
-        runs=runs,
-        limit="msgspec decode and encode of the same records, nothing else",
-        limit_runs=limit_runs,
-        bar=BAR,
-        latencies=latencies,
-        latency="a frame of 1,000 records of one source, from its bytes to encoded events",
-        fsync="nothing is stored",
-        bytes_per_event=sum(len(raw) for one in frames for raw in one.records) / events,
-        began=began,
-        place="memory, one core",
-        note=(
-            f"{size / events:.0f} bytes per event come out; microseconds per event: {costs};"
-            f" {indicators:,} indicators loaded in {loaded:.1f} s, {grown:.0f} MB (bars: 10 s, 500 MB)"
-        ),
-        most_p99_ms=MOST_P99_MS,
+    note = (
+        f"{found.bytes_out:.0f} bytes per event come out; microseconds per event: {costs};"
+        f" {indicators:,} indicators loaded in {loaded:.1f} s, {grown:.0f} MB (bars: 10 s, 500 MB)"
     )
+    return reported(found, bench="stages", events=events, bar=BAR, began=began, note=note, most_p99_ms=MOST_P99_MS)
 
 
 def _megabytes() -> float:

@@ -17,9 +17,11 @@ from tidegate.config import Settings
 from tidegate.errors import QueryError
 
 if TYPE_CHECKING:
+    from tidegate.lifecycle import Lifecycle
+    from tidegate.pipeline.library import Library
     from tidegate.pipeline.runner import Pipeline, RawFrame
 
-__all__ = ["From", "Given", "Json", "Rules", "frames_of", "rules_of", "runner_of"]
+__all__ = ["From", "Given", "Json", "Rules", "frames_of", "lifecycle_of", "loaded", "rules_of", "runner_of"]
 
 Given = Annotated[Settings, Parameter(parse=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -29,11 +31,25 @@ From = Annotated[str, Parameter(name="--from")]
 _FRAME = 1000
 
 
-async def runner_of(rules: Path | None, settings: Settings) -> Pipeline:
+async def loaded(rules: Path | None, settings: Settings) -> tuple[Library, Pipeline]:
+    """The rules in a folder, with their tables."""
     from tidegate.pipeline.library import load_with_tables
 
-    place = settings.mongodb_uri, settings.mongodb.database
-    return (await load_with_tables(1, rules, place))[1]
+    return await load_with_tables(1, rules, (settings.mongodb_uri, settings.mongodb.database))
+
+
+async def runner_of(rules: Path | None, settings: Settings) -> Pipeline:
+    return (await loaded(rules, settings))[1]
+
+
+async def lifecycle_of(settings: Settings) -> Lifecycle:
+    """What the settings' folder has, started."""
+    from tidegate.app import rules_folder
+    from tidegate.lifecycle import Lifecycle
+
+    found = Lifecycle(1, rules_folder(settings), (settings.mongodb_uri, settings.mongodb.database))
+    await found.start()
+    return found
 
 
 def rules_of(rules: Path | None, settings: Settings) -> Path | None:

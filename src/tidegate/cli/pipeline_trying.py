@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate.cli.pipeline_input import From, Given, Json, Rules, frames_of, rules_of, runner_of
+from tidegate.cli.pipeline_input import From, Given, Json, Rules, frames_of, loaded, rules_of, runner_of
 from tidegate.cli.pipeline_shown import show_changes, show_fate, show_steps
 from tidegate.errors import QueryError
 
@@ -44,11 +44,9 @@ async def run_tests(rules: Rules = None, *, settings: Given) -> int:
     rules
         The folder, instead of the one in the settings.
     """
-    from tidegate.pipeline.library import load_with_tables
     from tidegate.pipeline.trial import run_case
 
-    place = settings.mongodb_uri, settings.mongodb.database
-    library, runner = await load_with_tables(1, rules_of(rules, settings), place)
+    library, runner = await loaded(rules_of(rules, settings), settings)
     failed = total = 0
     for definition in library.pipelines.values():
         for case in definition.file.test:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.cli.pipeline_input import From, Given, Json, frames_of
+from tidegate.cli.pipeline_input import From, Given, Json, frames_of, lifecycle_of
 from tidegate.cli.pipeline_shown import show_report
 from tidegate.config import Settings
 
@@ -151,19 +151,17 @@ async def optimise(
     """
     from tidegate import optimising
     from tidegate.actor.system import System
-    from tidegate.app import opened_log, rules_folder
-    from tidegate.lifecycle import Lifecycle
+    from tidegate.app import opened_log
     from tidegate.pipeline.optimiser.optimise import optimise as optimised
 
     frames = [frame async for frame in frames_of(path, source, limit, settings)]
-    lifecycle = Lifecycle(1, rules_folder(settings), (settings.mongodb_uri, settings.mongodb.database))
-    await lifecycle.start()
+    lifecycle = await lifecycle_of(settings)
     watched: optimising.Watched | None = None
     if not activate and path != "log":
         report = await asyncio.to_thread(optimised, lifecycle.library(), name, frames, seconds)
     else:
         async with opened_log(settings) as (bus, log):
-            await lifecycle.as_logged(bus, log)
+            await lifecycle.look(bus, log)
             library = lifecycle.library()
             report = await asyncio.to_thread(optimised, library, name, frames, seconds)
             system = System(bus, log)
@@ -197,15 +195,15 @@ async def reprocess(*, json: Json = False, settings: Given) -> int:
     json
         Print one JSON object.
     """
-    from tidegate.app import collect_rarely, opened_log, rules_folder
-    from tidegate.lifecycle import Lifecycle
+    from tidegate.app import collect_rarely, opened_log
     from tidegate.reprocess import Reprocessing
 
     collect_rarely()
     async with opened_log(settings) as (bus, log):
-        lifecycle = Lifecycle(log.shards, rules_folder(settings), (settings.mongodb_uri, settings.mongodb.database))
-        await lifecycle.start()
-        work = Reprocessing(bus, log, await lifecycle.as_logged(bus, log), settings)
+        lifecycle = await lifecycle_of(settings)
+        await lifecycle.look(bus, log)
+        rules = await asyncio.to_thread(lifecycle.library().compile, log.shards)
+        work = Reprocessing(bus, log, rules, settings)
         done = await work.run()
     if json:
         print(msgspec.json.encode({"set": work.number, **msgspec.to_builtins(done)}).decode())

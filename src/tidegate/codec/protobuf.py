@@ -18,7 +18,7 @@ from tidegate.codec.numbers import numbers, wire_names
 from tidegate.codec.shape import NAMESPACE, SHAPES, Field, Kind, Packer, Record, describe, records_of, to_struct
 from tidegate.errors import CodecError
 
-__all__ = ["decode", "delimited", "encode", "from_message", "proto_text", "read", "to_message"]
+__all__ = ["decode", "delimited", "encode", "from_message", "proto_text", "read", "to_message", "varint_at"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -177,20 +177,28 @@ def _to_dict(message: Any) -> dict[str, Any]:
 def _messages(payload: bytes) -> Iterator[bytes]:
     at = 0
     while at < len(payload):
-        size = shift = 0
-        while True:
-            if at == len(payload) or shift > 28:
-                raise CodecError("protobuf", "no length before a message; write each message after its length")
-            byte = payload[at]
-            at += 1
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
+        try:
+            size, at = varint_at(payload, at)
+        except ValueError as error:
+            raise CodecError("protobuf", "no length before a message; write each message after its length") from error
         if size > len(payload) - at:
             raise CodecError("protobuf", "the last message is cut short, or the messages are not length-delimited")
         yield payload[at : at + size]
         at += size
+
+
+def varint_at(data: bytes, at: int) -> tuple[int, int]:
+    """The number of up to 35 bits that begins at `at`, and where it ends. Raises ValueError where there is none."""
+    number = shift = 0
+    while True:
+        if at >= len(data) or shift > 28:
+            raise ValueError("no varint")
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return number, at
 
 
 def _varint(number: int) -> bytes:

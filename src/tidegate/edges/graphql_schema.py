@@ -243,19 +243,11 @@ class Query:
         tier: Tier | None = None,
         position: str | None = None,
     ) -> Page:
-        who, service = await info.context.enter("query", "events"), info.context.service
-        how: dict[str, Any] = {
-            "limit": first, "tier": tier.value if tier else None, "cursor": after or "", "after": position,
-        }  # fmt: skip
-        if (correlation_id is None) == (observable is None):
-            raise RefusedError(Code.INVALID, "give exactly one of correlationId and observable")
-        if correlation_id is not None:
-            if since or until:
-                raise RefusedError(Code.INVALID, "since and until go with observable")
-            page = await service.by_correlation(who, correlation_id, **how)
-        else:
-            since_ms, until_ms = (parse_time(one) if one else None for one in (since, until))
-            page = await service.by_observable(who, observable or "", since_ms, until_ms, **how)
+        who = await info.context.enter("query", "events")
+        page = await info.context.service.find(
+            who, correlation_id, observable, since, until, first, tier.value if tier else None,
+            cursor=after or "", after=position,
+        )  # fmt: skip
         return Page(
             tier=page.tier,
             complete=page.complete,

@@ -48,22 +48,18 @@ class _Queries:
 
     async def find(self, call: Call) -> None:
         asked = await call.only()
-        limit, tier = asked.limit or 100, _tier(asked.tier)
-        given = {"cursor": asked.cursor, "after": asked.after or None}
-        since_ms, until_ms = _ms(asked, "since"), _ms(asked, "until")
-        match asked.WhichOneof("by"):
-            case "observable":
-                page = await self._service.by_observable(
-                    call.principal, asked.observable, since_ms, until_ms, limit, tier, **given
-                )
-            case "correlation_id":
-                if since_ms is not None or until_ms is not None:
-                    raise RefusedError(
-                        Code.INVALID, "since and until go with observable; a correlation id has all its events"
-                    )
-                page = await self._service.by_correlation(call.principal, asked.correlation_id, limit, tier, **given)
-            case _:
-                raise RefusedError(Code.INVALID, "give one of correlation_id and observable")
+        by = asked.WhichOneof("by")
+        page = await self._service.find(
+            call.principal,
+            asked.correlation_id if by == "correlation_id" else None,
+            asked.observable if by == "observable" else None,
+            _ms(asked, "since"),
+            _ms(asked, "until"),
+            asked.limit or 100,
+            _tier(asked.tier),
+            cursor=asked.cursor,
+            after=asked.after or None,
+        )
         await call.send(pb.Page(tier=page.tier, events=page.events, complete=page.complete, cursor=page.cursor))
 
     async def count(self, call: Call) -> None:

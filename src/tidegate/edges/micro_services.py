@@ -122,22 +122,10 @@ def query(service: Service) -> list[Endpoint]:
         return b'{"tier":%b,"event":%b}' % (msgspec.json.encode(tier), line)
 
     async def find(who: Principal, asked: FindRequest) -> bytes:
-        if (asked.correlation_id is None) == (asked.observable is None):
-            raise QueryError("give exactly one of correlation_id and observable")
-        if asked.observable is not None:
-            since_ms = parse_time(asked.since) if asked.since else None
-            until_ms = parse_time(asked.until) if asked.until else None
-            page = await service.by_observable(
-                who, asked.observable, since_ms, until_ms, asked.limit, asked.tier, cursor=asked.cursor,
-                after=asked.after,
-            )  # fmt: skip
-        else:
-            assert asked.correlation_id is not None
-            if asked.since or asked.until:
-                raise QueryError("since and until go with observable; a correlation id has all its events")
-            page = await service.by_correlation(
-                who, asked.correlation_id, asked.limit, asked.tier, cursor=asked.cursor, after=asked.after
-            )
+        page = await service.find(
+            who, asked.correlation_id, asked.observable, asked.since, asked.until, asked.limit, asked.tier,
+            cursor=asked.cursor, after=asked.after,
+        )  # fmt: skip
         head = {"tier": page.tier, "count": len(page.events), "complete": page.complete, "next": page.cursor}
         return msgspec.json.encode(head)[:-1] + b',"events":[' + b",".join(page.events) + b"]}"
 

@@ -135,18 +135,9 @@ async def events(
     after: After = None,
     cursor: Annotated[str, QueryParameter(description="`next` of the page before, with all else as it was.")] = "",
 ) -> Response[bytes]:
-    if (correlation_id is None) == (observable is None):
-        raise QueryError("give exactly one of correlation_id and observable")
-    who = principal_of(request)
-    if observable is not None:
-        since_ms = parse_time(since) if since else None
-        until_ms = parse_time(until) if until else None
-        page = await service.by_observable(who, observable, since_ms, until_ms, limit, tier, cursor=cursor, after=after)
-    else:
-        assert correlation_id is not None
-        if since or until:
-            raise QueryError("since and until go with observable; a correlation id has all its events")
-        page = await service.by_correlation(who, correlation_id, limit, tier, cursor=cursor, after=after)
+    page = await service.find(
+        principal_of(request), correlation_id, observable, since, until, limit, tier, cursor=cursor, after=after
+    )
     head = {"tier": page.tier, "count": len(page.events), "complete": page.complete}
     if page.cursor:
         head["next"] = page.cursor

@@ -260,7 +260,10 @@ class _Session:
                 tier, line = await service.event(who, one.event_id, one.tier, one.after)
                 return {"tier": tier, "event": msgspec.Raw(line)}
             case messages.Events():
-                page = await _page(service, who, one)
+                page = await service.find(
+                    who, one.correlation_id, one.observable, one.since, one.until, one.limit, one.tier,
+                    cursor=one.cursor, after=one.after,
+                )  # fmt: skip
                 found = [msgspec.Raw(line) for line in page.events]
                 return {"tier": page.tier, "complete": page.complete, "events": found, "next": page.cursor}
             case messages.Counts():
@@ -314,16 +317,3 @@ async def _published(service: Service, who: Principal, one: messages.Publish) ->
     elif isinstance(value, str):
         value, content_type = value.encode(), content_type or "text/plain"
     return await service.publish(who, one.source, in_parts(value), content_type, one.content_encoding, key=one.key)
-
-
-async def _page(service: Service, who: Principal, one: messages.Events) -> Any:
-    if (one.correlation_id is None) == (one.observable is None):
-        raise RefusedError(Code.INVALID, "give exactly one of correlation_id and observable")
-    how: dict[str, Any] = {"limit": one.limit, "tier": one.tier, "cursor": one.cursor, "after": one.after}
-    if one.correlation_id is not None:
-        if one.since or one.until:
-            raise RefusedError(Code.INVALID, "since and until go with observable")
-        return await service.by_correlation(who, one.correlation_id, **how)
-    since_ms = parse_time(one.since) if one.since else None
-    until_ms = parse_time(one.until) if one.until else None
-    return await service.by_observable(who, one.observable or "", since_ms, until_ms, **how)

@@ -5,7 +5,6 @@ Invariant: what a file says is checked when it is read; an error names file, lin
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from tidegate import tomlfile
+from tidegate.entities.pipeline import version_of
 from tidegate.entities.window import WindowDefinition
 from tidegate.errors import ConfigError, RuleError
 from tidegate.pipeline.anonymise.redact import BY_DEFAULT
@@ -289,7 +289,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     @property
     def version(self) -> str:
         """Follows from the content: 12 hexadecimal digits."""
-        return sha256(self.text.encode()).hexdigest()[:12]
+        return version_of(self.text)
 
     def fail(self, steps: list[str | int], problem: str) -> RuleError:
         """The error for what is at `steps`, such as `["stage", 2, "when"]`."""

@@ -31,7 +31,7 @@ from tidegate.errors import (
 )
 from tidegate.log import Log
 from tidegate.pipeline.tenants import scoped
-from tidegate.query import Queries, TierName
+from tidegate.query import Queries, TierName, parse_time
 from tidegate.service.following import Batch, Feed, Item, Slow, Start, check_reader, following
 from tidegate.service.paging import Page, paged
 from tidegate.service.publishing import Body, Published, Publishing, Refusal
@@ -272,6 +272,34 @@ class Service:
                 cursor,
             )
 
+    async def find(
+        self,
+        principal: Principal,
+        correlation_id: str | None,
+        observable: str | None,
+        since: str | int | None = None,
+        until: str | int | None = None,
+        limit: int = 100,
+        tier: TierName | None = None,
+        *,
+        cursor: str = "",
+        after: str | None = None,
+    ) -> Page:
+        """Events by one of the two. Times, for an observable only: ms since 1970, or as texts (`parse_time`)."""
+        if (correlation_id is None) == (observable is None):
+            raise RefusedError(Code.INVALID, "give exactly one of correlation_id and observable")
+        if observable is None:
+            assert correlation_id is not None
+            if since not in (None, "") or until not in (None, ""):
+                problem = "since and until go with observable; a correlation id has all its events"
+                raise RefusedError(Code.INVALID, problem)
+            return await self.by_correlation(principal, correlation_id, limit, tier, cursor=cursor, after=after)
+        with _told():
+            since_ms, until_ms = _ms(since), _ms(until)
+        return await self.by_observable(
+            principal, observable, since_ms, until_ms, limit, tier, cursor=cursor, after=after
+        )
+
     async def counts(self, principal: Principal, since_ms: int, until_ms: int, after: str | None = None) -> list[Any]:
         """As `Queries.counts`."""
         principal.need("query")
@@ -369,3 +397,9 @@ class Service:
         if "admin" in principal.grant.scopes and not principal.limited and self._report is not None:
             told["sections"] = await self._report()
         return told
+
+
+def _ms(when: str | int | None) -> int | None:
+    if not isinstance(when, str):
+        return when
+    return parse_time(when) if when else None

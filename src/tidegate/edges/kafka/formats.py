@@ -30,7 +30,6 @@ CONTENT_TYPES = {
 }
 _MAX_BYTES = 32 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
-_SKIP = msgspec.json.Decoder(msgspec.Raw).decode
 _EVENT = msgspec.json.Decoder(OcsfEvent).decode
 _encode = msgspec.json.Encoder().encode
 Encode = Callable[[bytes], bytes]
@@ -63,20 +62,12 @@ class JsonReader:
             return [record.replace(b"\n", b" ") for record in records]
         if b"\n" not in value:
             return [value]
-        if _is_json(value):
+        if frame.is_json(value):
             return [value.replace(b"\n", b" ")]
         lines = frame.split_lines(value)
-        if not _is_json(lines[0]):
+        if not frame.is_json(lines[0]):
             raise FrameError("json", "neither JSON nor lines of JSON")
         return lines
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        _SKIP(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
 
 
 class ProtobufReader:
@@ -99,16 +90,10 @@ def _unframed(value: bytes) -> bytes:
     at, left = 5, 1
     first = True
     while left:
-        number = shift = 0
-        while True:
-            if at >= len(value) or shift > 28:
-                raise FrameError("protobuf", "Confluent's wire format ends before the message")
-            byte = value[at]
-            at += 1
-            number |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
+        try:
+            number, at = protobuf.varint_at(value, at)
+        except ValueError as error:
+            raise FrameError("protobuf", "Confluent's wire format ends before the message") from error
         left -= 1
         if first:
             left, first = number >> 1, False  # zigzag, never negative

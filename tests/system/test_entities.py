@@ -145,8 +145,8 @@ async def test_events_are_correlated_escalate_and_raise_alerts_told_once(two: Sy
     async with asking(two) as (entities, log), connect(two.settings.nats_url) as bus:
         told: list[str] = []
 
-        async def hear(message: object) -> None:
-            told.append(msgspec.json.decode(message.data)["id"])  # type: ignore[attr-defined]
+        async def hear(message: Msg) -> None:
+            told.append(msgspec.json.decode(message.data)["id"])
 
         await bus.subscribe(subject.ALERT_RAISED, hear)
         ids = [f"story {n}" for n in range(40)]
@@ -165,7 +165,8 @@ async def test_events_are_correlated_escalate_and_raise_alerts_told_once(two: Sy
 
         await until(all_told, 20, "all alerts are told")
         await asyncio.sleep(0.5)
-        assert sorted(told) == sorted(ids)
+        # Alerts of the tests before may be told as late as now, as those who tell moved with their processes.
+        assert sorted(name for name in told if name in ids) == sorted(ids)
         state = msgspec.json.decode((await entities.get("correlation", ids[0])).state)
         assert (state["count"], state["status"]) == (2, "escalated")
         assert (await entities.get("alert", ids[0])).version >= 1
@@ -174,12 +175,19 @@ async def test_events_are_correlated_escalate_and_raise_alerts_told_once(two: Sy
 async def test_correlations_are_rebuilt_and_rolled_back_by_commands_while_they_are_asked(two: System) -> None:
     async with asking(two) as (entities, log), connect(two.settings.nats_url) as bus:
         lines = frames.log(1, 40, seed=7)[0].lines()
+        heads = decode_heads(lines)
+        told: list[str] = []
+
+        async def hear(message: Msg) -> None:
+            told.append(msgspec.json.decode(message.data)["id"])
+
+        await bus.subscribe(subject.ALERT_RAISED, hear)
         by_shard: dict[int, list[bytes]] = {}
-        for line, head in zip(lines, decode_heads(lines), strict=True):
+        for line, head in zip(lines, heads, strict=True):
             by_shard.setdefault(subject.shard_of(head.correlation_id, 4), []).append(line)
         for shard, mine in by_shard.items():
             await log.append_facts(event_messages(shard, mine, "test"))
-        name = decode_heads(lines)[0].correlation_id
+        name = heads[0].correlation_id
 
         async def counted() -> bool:
             return (await entities.get("correlation", name)).version > 0
@@ -187,12 +195,6 @@ async def test_correlations_are_rebuilt_and_rolled_back_by_commands_while_they_a
         await until(counted, 20, "it is counted")
         await asyncio.sleep(1)
         before = (await entities.get("correlation", name)).state
-        told: list[bytes] = []
-
-        async def hear(message: Msg) -> None:
-            told.append(message.data)
-
-        await bus.subscribe(subject.ALERT_RAISED, hear)
         asking_on = asyncio.create_task(_asked_on(entities, name))
         found = msgspec.json.decode(await tidegate(two, "rebuild", "correlations", "--json"))
         assert (found["generation"], found["differing"]) == (2, 0)
@@ -211,7 +213,8 @@ async def test_correlations_are_rebuilt_and_rolled_back_by_commands_while_they_a
         assert "1 serves, 2 is kept" in (await tidegate(two, "rebuild", "status")).replace("generation ", "")
         asking_on.cancel()
         assert (await entities.get("correlation", name)).state == before
-        assert told == []
+        mine = [one for one in told if one in {head.correlation_id for head in heads}]
+        assert len(mine) == len(set(mine)) > 0, "nothing is told a second time"
 
 
 async def _asked_on(entities: Entities, name: str) -> None:

@@ -17,7 +17,7 @@ demo: $(STAMP)
 	$(BIN)/tidegate demo --events 50000
 
 run: $(STAMP)
-	$(BIN)/tidegate up
+	$(BIN)/tidegate up --without-keys
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tidegate.config import Grpc, Http, Local, Settings
+from tidegate.config import Auth, Grpc, Http, Local, Settings
 from tidegate.local.servers import Server, server, wait_ready
 
 pytest.register_assert_rewrite("tests.tiers.contract")
@@ -38,6 +38,7 @@ def local_settings(folder: Path) -> Settings:
     grpc = [name for name in Grpc.__struct_fields__ if name.endswith("_port")]
     ports = dict(zip(servers + own, free_ports(len(servers + own)), strict=True))
     return Settings(
+        auth=Auth(mode="off"),
         local=Local(data_dir=str(folder), **{name: ports[name] for name in servers}),
         http=replace(Http(), **{name: ports[name] for name in own}),
         grpc=replace(Grpc(), **dict(zip(grpc, free_ports(len(grpc)), strict=True))),

@@ -153,7 +153,7 @@ async def world(here: Settings) -> AsyncIterator[World]:
 
 
 def service_of(world: World) -> Service:
-    gate = Gate(Auth())
+    gate = Gate(Auth(mode="off"))
     publishing = Publishing(lambda: None, gate, 4, 1, 1)
     return Service(gate, publishing, bus=lambda: None, shards=SHARDS, kinds=(), queries=lambda: world.queries)
 
@@ -170,7 +170,7 @@ async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
             return {}
 
     # Not Litestar's own test client: it runs the application in another event loop than the connections here.
-    app: Any = application(Process(), rest_query.routes(service_of(world)))
+    app: Any = application(Process(), rest_query.routes(service_of(world)), Gate(Auth(mode="off")))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as one:
         yield one
 

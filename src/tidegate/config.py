@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from tidegate import tomlfile
 from tidegate.errors import ConfigError
@@ -125,8 +126,8 @@ class Grpc(_Table, frozen=True):
 class Auth(_Table, frozen=True):
     """Who may come in over HTTP and the other edges."""
 
-    mode: Literal["off", "keys", "jwt", "keys+jwt"] = "off"
-    """Off: everybody may do everything, and `http.host` must be a loopback address."""
+    mode: Literal["off", "keys", "jwt", "keys+jwt"] | None = None
+    """Must be set. Off: everybody may do everything, and `http.host` must be a loopback address."""
     rate_per_second: Annotated[float, Meta(ge=0)] = 0.0
     """Requests and published records together, of one key or token, in one process; 0: no limit."""
     max_body_bytes: Annotated[int, Meta(ge=0)] = 0
@@ -414,6 +415,13 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
                 where = f"{path}:{tomlfile.line_of(path.read_text(encoding='utf-8'), [table, key])}"
             raise ConfigError(where or f"{table}.{key}", f"must start with {' or '.join(schemes)}")
     return settings
+
+
+def without_keys(settings: Settings) -> Settings:
+    """`settings` with `auth.mode` off where it is not set."""
+    if settings.auth.mode is not None:
+        return settings
+    return replace(settings, auth=replace(settings.auth, mode="off"))
 
 
 def _overlay(document: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, str], str]:

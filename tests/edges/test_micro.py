@@ -119,7 +119,7 @@ async def test_one_that_waits_keeps_no_other_waiting_and_too_many_are_refused_at
 
     async with (
         connect(edges.settings.nats_url) as bus,
-        serving(bus, Gate(Auth()), "test", "1.0.0", "", [endpoint(work, "svc.test.flood")]),
+        serving(bus, Gate(Auth(mode="off")), "test", "1.0.0", "", [endpoint(work, "svc.test.flood")]),
     ):
         waiting = [asyncio.create_task(client.request("svc.test.flood", b"wait", timeout=10)) for _ in range(3)]
         assert (await client.request("svc.test.flood", b"quick", timeout=5)).data == b"quick"
@@ -149,7 +149,7 @@ async def test_who_still_waits_when_a_service_ends_is_answered(
         return b""
 
     async with connect(edges.settings.nats_url) as bus:
-        async with serving(bus, Gate(Auth()), "test", "1.0.0", "", [endpoint(work, "svc.test.end")]):
+        async with serving(bus, Gate(Auth(mode="off")), "test", "1.0.0", "", [endpoint(work, "svc.test.end")]):
             asked = asyncio.create_task(client.request("svc.test.end", b"", timeout=10))
             await begun.wait()
         answer: Msg = await asked
@@ -166,7 +166,7 @@ async def test_faults_and_answers_that_are_too_large_are_told_without_what_is_in
 
     async with (
         connect(edges.settings.nats_url) as bus,
-        serving(bus, Gate(Auth()), "test", "1.0.0", "", [endpoint(work, "svc.test.fault")]),
+        serving(bus, Gate(Auth(mode="off")), "test", "1.0.0", "", [endpoint(work, "svc.test.fault")]),
     ):
         answer = await client.request("svc.test.fault", b"large", timeout=10)
         assert json.loads(answer.data)["code"] == "too_large"

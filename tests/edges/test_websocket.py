@@ -287,7 +287,7 @@ async def test_a_quiet_connection_hears_that_it_is_alive_until_its_key_is_revoke
 
 async def test_without_keys_a_page_of_another_site_is_turned_away(edges: World) -> None:
     service = copy.copy(edges.service)
-    service.gate = Gate(Auth())
+    service.gate = Gate(Auth(mode="off"))
     async with served(service.gate, ws.routes(service)) as url:
         address = url.replace("http", "ws") + "/v1/ws"
         with pytest.raises(InvalidStatus) as error:

@@ -38,7 +38,7 @@ class World:
         limits = self.settings.ingest
         publishing = Publishing(
             lambda: self.bus,
-            Gate(Auth()),
+            Gate(Auth(mode="off")),
             self.declared.partitions,
             limits.max_frame_bytes,
             limits.max_inflated_bytes,
@@ -77,7 +77,7 @@ async def world(nats_server: Settings) -> AsyncIterator[World]:
 @pytest.fixture
 async def rest() -> AsyncIterator[Rest]:
     service = Rest()
-    async with served(Gate(Auth()), service.routes()) as url:
+    async with served(Gate(Auth(mode="off")), service.routes()) as url:
         service.url = url
         yield service
         service.hold.set()

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from redis import Redis
 
 from tests.conftest import local_settings
-from tidegate.config import Kafka, Settings, load
+from tidegate.config import Auth, Kafka, Settings, load, without_keys
 from tidegate.local.processes import LINES, OWN, alive, birth, environment, hide_password, read_run, table
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,8 @@ def test_the_procfile_is_the_process_table(here: Settings) -> None:
     assert [process.name for process in table(here)] == [name for name in LINES if name != "kafka"]
     processes = table(replace(here, kafka=Kafka(brokers="127.0.0.1:9092")))
     assert [process.name for process in processes] == list(LINES)
-    assert [["tidegate", *process.command[3:]] for process in processes] == [line.split() for line in LINES.values()]
+    lines = [line.removesuffix(" --without-keys") for line in LINES.values()]
+    assert [["tidegate", *process.command[3:]] for process in processes] == [line.split() for line in lines]
 
 
 def test_a_child_gets_exactly_the_settings_whatever_else_is_set(tmp_path: Path) -> None:
@@ -240,6 +241,23 @@ def test_a_port_used_twice_names_both_settings(tmp_path: Path) -> None:
     up = tidegate(changed, "up", "--only", "servers")
     assert up.returncode == 1
     assert "local.redis_port and local.nats_port are both" in up.stderr
+
+
+def test_nothing_starts_before_it_is_said_who_may_come_in(tmp_path: Path) -> None:
+    settings = replace(local_settings(tmp_path / "run"), auth=Auth())
+    for words in (["up"], ["up", "--detach"], ["run", "gateway"]):
+        refused = tidegate(settings, *words)
+        assert refused.returncode == 2
+        assert "auth.mode (TIDEGATE_AUTH_MODE): is not set" in refused.stderr
+        assert "--without-keys" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (settings.data_dir / "nats").exists()
+
+
+def test_without_keys_is_what_holds_where_nothing_else_is_set() -> None:
+    assert without_keys(Settings()).auth == Auth(mode="off")
+    with_keys = Settings(auth=Auth(mode="keys"))
+    assert without_keys(with_keys) is with_keys
 
 
 # -- Tidegate's own processes, with stand-ins ------------------------------------------------------------------------

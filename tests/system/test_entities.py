@@ -213,8 +213,8 @@ async def test_correlations_are_rebuilt_and_rolled_back_by_commands_while_they_a
         assert "1 serves, 2 is kept" in (await tidegate(two, "rebuild", "status")).replace("generation ", "")
         asking_on.cancel()
         assert (await entities.get("correlation", name)).state == before
-        mine = [one for one in told if one in {head.correlation_id for head in heads}]
-        assert len(mine) == len(set(mine)) > 0, "nothing is told a second time"
+        again = [one for one in told if one in {head.correlation_id for head in heads}]
+        assert len(again) == len(set(again)) > 0, "nothing is told a second time"
 
 
 async def _asked_on(entities: Entities, name: str) -> None:

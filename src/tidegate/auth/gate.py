@@ -15,7 +15,7 @@ from tidegate.auth.tokens import Tokens
 from tidegate.bus import Bus
 from tidegate.config import Auth
 from tidegate.entities.access_key import Scope
-from tidegate.errors import Code, RefusedError
+from tidegate.errors import Code, ConfigError, RefusedError
 from tidegate.log import Log
 
 __all__ = ["Gate"]
@@ -28,6 +28,12 @@ class Gate:
 
     def __init__(self, settings: Auth) -> None:
         """Raises ConfigError where a setting is missing."""
+        if settings.mode is None:
+            raise ConfigError(
+                "auth.mode (TIDEGATE_AUTH_MODE)",
+                'is not set: "keys" (see `tidegate apikeys`) or "jwt" where others come in; for this machine alone,'
+                ' where everybody may do everything, "off" or the option --without-keys',
+            )
         self._settings = settings
         self.keys = Keyring() if "keys" in settings.mode else None
         self.tokens = Tokens(settings) if "jwt" in settings.mode else None

@@ -69,7 +69,7 @@ def _on_free_ports(settings: Settings, folder: Path) -> Settings:
         settings,
         local=Local(data_dir=str(folder), **{name: ports[name] for name in local}),
         http=replace(Http(), **{name: ports[name] for name in http}),
-        auth=Auth(),
+        auth=Auth(mode="off"),
         nats=replace(settings.nats, url=None, monitor_url=None, credentials_file=None),
         redis=replace(settings.redis, url=None),
         mongodb=replace(settings.mongodb, uri=None),

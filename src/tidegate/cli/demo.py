@@ -74,6 +74,7 @@ async def demo(
 
 @contextlib.asynccontextmanager
 async def _processes(settings: Settings, notes: Any) -> AsyncIterator[None]:
+    from tidegate.config import without_keys
     from tidegate.local.processes import alive, read_run, table
     from tidegate.local.supervisor import Supervisor
 
@@ -82,6 +83,7 @@ async def _processes(settings: Settings, notes: Any) -> AsyncIterator[None]:
         notes.print(f"using what `tidegate up` runs (pid {run.pid})")
         yield
         return
+    settings = without_keys(settings)
     supervisor = Supervisor(settings, table(settings), say=notes.print, log=lambda name, line: None)
     async with supervisor.running():
         yield

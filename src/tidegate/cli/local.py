@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from tidegate.config import Settings
+from tidegate.config import without_keys as allow_without_keys
 from tidegate.local.servers import end_with_parent, local_servers, replace_process, server
 
 __all__ = ["config", "doctor", "down", "run", "serve", "status", "table", "up"]
 
 Given = Annotated[Settings, Parameter(parse=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
+WithoutKeys = Annotated[bool, Parameter(negative="")]
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92)
 
 
@@ -28,6 +30,7 @@ async def up(
     detach: Annotated[bool, Parameter(negative="")] = False,
     only: Literal["servers"] | None = None,
     logs: bool = True,
+    without_keys: WithoutKeys = False,
     settings: Given,
 ) -> int:
     """Start the local servers and Tidegate's own processes, and stay with them until Ctrl-C.
@@ -40,10 +43,17 @@ async def up(
         `servers`: leave Tidegate's own processes out.
     logs
         Print what the processes log. It is in `.tidegate/logs/` in any case.
+    without_keys
+        Where auth.mode is not set: everybody on this machine may do everything.
     """
+    from tidegate.auth import Gate
     from tidegate.local import supervisor
     from tidegate.local.processes import table as processes_of
 
+    if without_keys:
+        settings = allow_without_keys(settings)
+    if only is None:
+        Gate(settings.auth)
     if detach:
         command = [sys.executable, "-m", "tidegate", "up", "--no-logs", *(["--only", only] if only else [])]
         supervisor.detach(settings, command, _say)
@@ -209,6 +219,7 @@ async def run(
     /,
     *,
     tiers: str = "hot,warm,cold,lake",
+    without_keys: WithoutKeys = False,
     settings: Given,
 ) -> int:
     """Run one of Tidegate's own processes in the foreground, until SIGTERM or Ctrl-C.
@@ -219,8 +230,12 @@ async def run(
         Which one.
     tiers
         The read models that a storage-manager keeps, for one process a tier.
+    without_keys
+        Where auth.mode is not set: everybody on this machine may do everything.
     """
     end_with_parent()
+    if without_keys:
+        settings = allow_without_keys(settings)
     from tidegate import app
 
     await app.run(name, settings, [one.strip() for one in tiers.split(",")])

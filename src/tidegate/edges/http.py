@@ -28,7 +28,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidegate import telemetry
 from tidegate.auth import Gate, Principal
-from tidegate.config import Auth
 from tidegate.edges.sockets import MAX_MESSAGE_BYTES, PING_SECONDS, SocketProtocol
 from tidegate.errors import Code, LocalServerError, RefusedError
 
@@ -160,8 +159,8 @@ def _http_problem(_: Request[Any, Any, Any], error: HTTPException) -> Response[b
     return problem(error.status_code, title, detail)
 
 
-def application(process: Reporting, routes: Sequence[ControllerRouterHandler], gate: Gate | None = None) -> Litestar:
-    """The ASGI application of a process; without a gate everybody may do everything."""
+def application(process: Reporting, routes: Sequence[ControllerRouterHandler], gate: Gate) -> Litestar:
+    """The ASGI application of a process."""
 
     @get("/metrics", include_in_schema=False, sync_to_thread=False, opt={"scope": ANYBODY})
     def metrics() -> Response[bytes]:
@@ -187,7 +186,7 @@ def application(process: Reporting, routes: Sequence[ControllerRouterHandler], g
 
     return Litestar(
         route_handlers=[metrics, healthz, readyz, status, *routes],
-        guards=[_guard(gate or Gate(Auth()))],
+        guards=[_guard(gate)],
         exception_handlers={HTTPException: _http_problem, RefusedError: refused},
         openapi_config=OpenAPIConfig(title=f"Tidegate {process.name}", version="0.1.0"),
         compression_config=CompressionConfig(backend="gzip", minimum_size=2048, exclude_opt_key=STREAMED),

@@ -45,7 +45,9 @@ __all__ = [
 OWN = ("event-streaming", "transformation-pipeline", "gateway", "entities", "storage-manager")
 KAFKA = "kafka"
 """Runs only where brokers are named."""
-LINES = {name: f"tidegate serve {name}" for name in NAMES} | {name: f"tidegate run {name}" for name in (*OWN, KAFKA)}
+LINES = {name: f"tidegate serve {name}" for name in NAMES} | {
+    name: f"tidegate run {name} --without-keys" for name in (*OWN, KAFKA)
+}
 """The Procfile, line by line."""
 
 
@@ -105,7 +107,7 @@ def table(settings: Settings, *, own: bool = True) -> list[Process]:
         processes.append(
             Process(
                 name=name,
-                command=_command(name),
+                command=_command("serve", name),
                 ports=one.ports,
                 address=address(name, settings),
                 is_ready=one.is_ready,
@@ -116,7 +118,7 @@ def table(settings: Settings, *, own: bool = True) -> list[Process]:
         processes.append(
             Process(
                 name=name,
-                command=_command(name),
+                command=_command("run", name),
                 ports={f"http.{name.replace('-', '_')}_port": port, **_grpc_port(name, settings)},
                 address=address(name, settings),
                 is_ready=partial(answers_http, f"http://{HOST}:{port}/readyz"),
@@ -126,8 +128,8 @@ def table(settings: Settings, *, own: bool = True) -> list[Process]:
     return processes
 
 
-def _command(name: str) -> list[str]:
-    return [sys.executable, "-m", "tidegate", *LINES[name].split()[1:]]
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "tidegate", *words]
 
 
 def environment(settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -418,6 +418,8 @@ class Queries:
             return model
 
         async def missing() -> str:
+            nonlocal model
+            model = await self._open(name)  # another generation may serve since
             behind = []
             for cell, position in (await self._cells(model)).items():
                 at = position.sequence if position is not None and position.created == wanted.created else 0

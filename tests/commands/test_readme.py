@@ -41,7 +41,7 @@ def _lines(block: str) -> list[str]:
     return [line.split("   #")[0].rstrip() for line in block.splitlines() if line.strip()]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 def test_every_command_of_the_readme_works_in_its_order(tmp_path: Path) -> None:
     settings = local_settings(tmp_path / ".tidegate")
     variables = command_environment(settings)

@@ -16,6 +16,7 @@ from tidegate import app, rederive, streams, subject
 from tidegate.actor import generations
 from tidegate.actor.generations import GenerationWork
 from tidegate.actor.system import System
+from tidegate.app.entities import EntityHost
 from tidegate.bus import Bus, connect
 from tidegate.config import CorrelationRules, Settings
 from tidegate.entities.correlation import Close, Correlation, Correlations, Escalate
@@ -54,11 +55,11 @@ class World:
         return subject.shard_of(correlation_id, 4)
 
     @contextlib.asynccontextmanager
-    async def entities(self, rules: CorrelationRules | None = None) -> AsyncIterator[app.Process]:
+    async def entities(self, rules: CorrelationRules | None = None) -> AsyncIterator[EntityHost]:
         """The entities of the process of that name, in this process, until the block ends."""
         intake = replace(self.settings.intake, pin_timeout_seconds=0.6)
         settings = replace(self.settings, intake=intake, correlation=rules or CorrelationRules())
-        process = app.Process("entities", settings, ())
+        process = EntityHost(settings)
         task = asyncio.create_task(process._work())
         try:
             yield process

@@ -203,7 +203,7 @@ def system(folder: Path, **changes: Any) -> Iterator[System]:
 
 def _run(one: System, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tidegate", *arguments]
-    return subprocess.run(command, env=environment(one.settings), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment(one.settings), cwd=ROOT, capture_output=True, text=True, timeout=150)
 
 
 async def tidegate(one: System, *arguments: str) -> str:

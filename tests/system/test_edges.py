@@ -9,11 +9,12 @@ import signal
 from collections.abc import Iterator
 
 import grpc
+import httpx
 import nats
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.system.harness import System, system
+from tests.system.harness import System, system, tidegate
 from tidegate.proto import services_pb2 as pb
 from tidegate.proto.services_pb2_grpc import EventsStub, QueriesStub
 
@@ -31,6 +32,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             one.run("transformation-pipeline")
             one.run("storage-manager", "--tiers", "hot")
             one.run("entities")
+            one.run("gateway")
             await one.ready()
 
         asyncio.run(begin())
@@ -70,6 +72,26 @@ async def test_what_is_published_over_grpc_is_found_over_grpc_and_over_nats(runn
             assert json.loads(answer.data)["version"] == 1
         finally:
             await client.close()
+
+
+async def test_graphql_of_the_gateway_reads_the_generation_that_serves(running: System) -> None:
+    async with httpx.AsyncClient(timeout=30) as client:
+        events = f"http://127.0.0.1:{running.settings.http.event_streaming_port}/v1/events/billing"
+        gateway = f"http://127.0.0.1:{running.settings.http.gateway_port}/graphql"
+        asked = 'query($at: String!) { events(correlationId: "case-11", position: $at) { tier nodes { id } } }'
+
+        async def published_and_found() -> int:
+            stored = await client.post(events, json={"correlation_id": "case-11", "data": {"user": "mira"}})
+            assert stored.status_code == 202, stored.text
+            answer = await client.post(gateway, json={"query": asked, "variables": {"at": stored.json()["position"]}})
+            page = answer.json()["data"]["events"]
+            assert page["tier"] == "hot"
+            return len({one["id"] for one in page["nodes"]})
+
+        assert await published_and_found() == 1
+        assert json.loads(await tidegate(running, "rebuild", "hot", "--json"))["generation"] == 2
+        # Nothing is projected into the first generation any more.
+        assert await published_and_found() == 2
 
 
 async def test_a_process_ends_at_once_though_somebody_subscribes(running: System) -> None:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from tidegate import streams
 from tidegate.bus import STREAM_NOT_FOUND, Bus
-from tidegate.config import Auth, Http, Local, Settings
+from tidegate.config import Auth, Grpc, Http, Local, Settings
 from tidegate.errors import BusError, ConfigError
 from tidegate.local.processes import address, table
 from tidegate.local.servers import HOST
@@ -58,17 +58,19 @@ async def servers(names: Sequence[str], settings: Settings, *, external: bool) -
 
 
 def _on_free_ports(settings: Settings, folder: Path) -> Settings:
-    local = [name for name in Local.__struct_fields__ if name.endswith("_port")]
-    http = [name for name in Http.__struct_fields__ if name.endswith("_port")]
+    local, http, grpc = (
+        [name for name in one.__struct_fields__ if name.endswith("_port")] for one in (Local, Http, Grpc)
+    )
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in local + http]
+        sockets = [stack.enter_context(socket.socket()) for _ in local + http + grpc]
         for one in sockets:
             one.bind((HOST, 0))
-        ports = {name: int(one.getsockname()[1]) for name, one in zip(local + http, sockets, strict=True)}
+        ports = [int(one.getsockname()[1]) for one in sockets]
     return replace(
         settings,
-        local=Local(data_dir=str(folder), **{name: ports[name] for name in local}),
-        http=replace(Http(), **{name: ports[name] for name in http}),
+        local=Local(data_dir=str(folder), **dict(zip(local, ports, strict=False))),
+        http=replace(Http(), **dict(zip(http, ports[len(local) :], strict=False))),
+        grpc=replace(Grpc(), **dict(zip(grpc, ports[len(local) + len(http) :], strict=True))),
         auth=Auth(mode="off"),
         nats=replace(settings.nats, url=None, monitor_url=None, credentials_file=None),
         redis=replace(settings.redis, url=None),

@@ -75,7 +75,9 @@ Sections = dict[str, list[dict[str, Any]]]
 class Reporting(Protocol):
     """A process, as far as its HTTP side needs to know it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As in the Procfile."""
 
     def not_ready(self) -> str | None:
         """Why the process cannot do its work now, or None."""

@@ -36,6 +36,7 @@ __all__ = [
     "generation",
     "generation_of",
     "ingest",
+    "load",
     "load_declarations",
     "remade",
     "service",
@@ -125,6 +126,11 @@ def ask(kind: str) -> str:
 def service(name: str, endpoint: str) -> str:
     """`svc.<name>.<endpoint>`: requests (not stored) to Tidegate's NATS micro services."""
     return f"svc.{name}.{endpoint}"
+
+
+def load(process: str) -> str:
+    """`status.load.<process>`: plain messages, not stored: how many cells each process of this name runs."""
+    return f"status.load.{process}"
 
 
 def cell(kind: str, shard: int | str) -> str:

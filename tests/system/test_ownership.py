@@ -129,6 +129,20 @@ async def _some(load: Load) -> bool:
     return bool(load.acknowledged)
 
 
+async def test_partitions_spread_over_the_processes_that_are_there(two: System) -> None:
+    async with loaded(two):
+        owner, other = await _owner(two)
+        other.kill()
+        await until(partial(_owns_all, owner, two), 10, "one owns all")
+        other.start()
+        await other.ready()
+
+        async def evened_out() -> bool:
+            return [len(_running(await one.cells())) for one in (owner, other)] == [2, 2]
+
+        await until(evened_out, 20, "each owns two")
+
+
 async def test_a_second_writer_is_fenced_and_stores_nothing(two: System) -> None:
     async with connect(two.settings.nats_url) as bus:
         log = Log(bus, two.declared.shards)

@@ -31,6 +31,8 @@ from tidegate.errors import (
 __all__ = ["POINTS", "Cell", "CellStatus", "Step", "Work", "running"]
 
 FIRST_PAUSE = 0.05
+GIVE_WAY_SECONDS = 2.0
+"""For another client to be pinned; one that waits is with the next message."""
 POINTS = ("pull", "decide", "commit", "evolve", "ack")
 """The steps of the loop; a cell can be interrupted after each. What a projection commits is the `apply` of its tier."""
 
@@ -116,6 +118,7 @@ class Cell:
         self._failures: list[float] = []
         self._down: tuple[str, float] | None = None
         """The tier that is away, and since when."""
+        self._owning = anyio.CancelScope()
 
     async def run(self) -> None:
         """Run until cancelled; every failure is reported and followed by a new start, after a growing pause, which ends
@@ -136,11 +139,23 @@ class Cell:
                         await self._work.aclose()
                 await self._mailbox.release()
 
+    def give_way(self) -> None:
+        """If it runs, let another process own it, in good order; if none does, it goes on here after a moment."""
+        if self.status.state == "running":
+            self._owning.cancel()
+
     async def _attempt(self) -> float:
         """Own the cell until something goes wrong; returns how many seconds to wait before the next attempt."""
         cell, status = self.status.cell, self.status
+        self._owning = anyio.CancelScope()
         try:
-            await self._own()
+            with self._owning:
+                await self._own()
+            telemetry.emit(telemetry.CellGaveWay(cell=cell))
+            status.state, status.problem = "standby", ""
+            wait = GIVE_WAY_SECONDS
+            with contextlib.suppress(TidegateError):
+                await self._work.aclose()
         except OwnershipLostError as error:
             telemetry.emit(telemetry.OwnershipLost(cell=cell))
             status.state, status.problem = "standby", str(error)

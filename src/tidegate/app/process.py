@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 
 from tidegate import telemetry
+from tidegate.actor.balancing import balance
 from tidegate.actor.cell import Cell
 from tidegate.actor.mailbox import Mailbox, shown
 from tidegate.actor.ownership import PinnedConsumer
@@ -264,6 +265,7 @@ class Process:
                 for task in tasks:
                     group.start_soon(task)
                 group.start_soon(self.gate.follow, bus, log)
+                group.start_soon(balance, bus, self.name, lambda: self.cells)
 
     async def _have_streams(self, bus: Bus) -> None:
         self._waiting_for = (

@@ -20,6 +20,7 @@ __all__ = [
     "BusReconnected",
     "CellFailed",
     "CellFenced",
+    "CellGaveWay",
     "CellStarted",
     "CellStopped",
     "CellWaiting",
@@ -464,6 +465,15 @@ class OwnershipLost(Event, frozen=True, kw_only=True):
     tag = "ownership.lost"
     text = "ownership lost"
     metrics = (counter("ownership_losses", "Pins lost", labels=("cell",)), _cell_owned(amount=0))
+    cell: str
+
+
+class CellGaveWay(Event, frozen=True, kw_only=True):
+    """Another process runs fewer cells of this kind, and may have it."""
+
+    tag = "cell.gave_way"
+    text = "cell gave way to a process that runs fewer"
+    metrics = (counter("cell_handovers", "Cells let go to even out", labels=("cell",)), _cell_owned(amount=0))
     cell: str
 
 

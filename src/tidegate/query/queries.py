@@ -1,18 +1,14 @@
 """Queries over the read models; each may wait until what its caller has published can be seen.
 
 Invariant: a query changes nothing, and an answer says which read model gave it.
-
-A position to wait for is `INGEST/<partition>/<sequence>`, as a publisher's receipt prints it, or `LOG/<sequence>`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 import msgspec
@@ -20,9 +16,9 @@ import msgspec
 from tidegate import telemetry
 from tidegate.errors import BusUnavailableError, PositionTimeoutError, QueryError, TierUnavailableError
 from tidegate.head import decode_heads
-from tidegate.history import cells_of
 from tidegate.log import Log
-from tidegate.projection import Position, ReadModel
+from tidegate.projection import ReadModel
+from tidegate.query.waiting import Wanted, cells_at, reached, target, wanted
 
 if TYPE_CHECKING:
     # Each brings its driver along; the command line uses one at a time.
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
     from tidegate.tiers.lake import LakeTier
     from tidegate.tiers.lake_sql import Answer as Rows
 
-__all__ = ["Answer", "ArchiveObject", "Queries", "TierName", "Visible", "parse_after", "parse_time"]
+__all__ = ["Answer", "ArchiveObject", "Queries", "TierName", "Visible"]
 
 TierName = Literal["hot", "warm", "cold", "lake"]
 
@@ -40,14 +36,8 @@ ORDER = ("hot", "warm", "lake")
 MAX_EVENTS = 10_000
 MAX_ROWS = 100_000
 MAX_SQL_SECONDS = 300
-INTAKE = "intake"
 SKEW_MS = 86_400_000
 """An event is not logged before it happens, and no clock is taken to be more than a day fast."""
-
-_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_RELATIVE = re.compile(r"(\d{1,9})([a-z]+)", re.ASCII)
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?P<zone>[Zz]|[+-]\d\d:\d\d)?", re.ASCII)
-_AFTER = re.compile(r"INGEST/(?P<partition>\d{1,4})/(?P<frame>\d{1,19})|LOG/(?P<sequence>\d{1,19})", re.ASCII)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,64 +90,12 @@ Visible = Callable[[Sequence[bytes]], list[bytes]]
 Look = Callable[[Searchable], Awaitable[Answer]]
 
 
-def parse_time(text: str, now_ms: int | None = None) -> int:
-    """RFC 3339, milliseconds since 1970, or how long ago (`90s`, `15m`, `2h`, `7d`), as milliseconds since 1970.
-
-    Raises QueryError that says what is wrong with `text`.
-    """
-    text = text.strip()
-    if text.isascii() and text.isdecimal():
-        # Today's time in seconds has ten digits.
-        if len(text) < 12:
-            raise QueryError(f"{text!r} is before 1973 in milliseconds since 1970; were seconds meant? Append 000")
-        if len(text) > 15:
-            raise QueryError(f"{text!r} is too large for milliseconds since 1970")
-        return int(text)
-    if match := _RELATIVE.fullmatch(text):
-        unit = _UNITS_MS.get(match[2])
-        if unit is None:
-            raise QueryError(f"{text!r}: {match[2]!r} is no unit; use {', '.join(_UNITS_MS)}")
-        return (time.time_ns() // 1_000_000 if now_ms is None else now_ms) - int(match[1]) * unit
-    match = _RFC_3339.fullmatch(text)
-    if match is None:
-        raise QueryError(
-            f"{text!r} is no time; use RFC 3339 (2026-01-31T12:00:00Z), milliseconds since 1970, or 15m, 2h, 7d"
-        )
-    if match["zone"] is None:
-        raise QueryError(f"{text!r} has no time zone; append Z for UTC")
-    try:
-        parsed = datetime.fromisoformat(text.upper())
-        return round(parsed.timestamp() * 1000)
-    except (ValueError, OverflowError) as error:
-        raise QueryError(f"{text!r} is no time: {error}") from error
-
-
-def parse_after(text: str) -> tuple[int | None, int]:
-    """(partition, sequence) of `INGEST/<partition>/<sequence>`, (None, sequence) of `LOG/<sequence>`."""
-    match = _AFTER.fullmatch(text.strip())
-    if match is None:
-        raise QueryError(f"{text!r} is no position; use INGEST/<partition>/<sequence> or LOG/<sequence>")
-    if match["sequence"] is not None:
-        return None, int(match["sequence"])
-    return int(match["partition"]), int(match["frame"])
-
-
 class _Served:
     """What a query turns out to have found; for telemetry."""
 
     def __init__(self, tier: str) -> None:
         self.tier = tier
         self.rows = 0
-
-
-class _Wanted(msgspec.Struct, frozen=True):
-    """What a read model must have taken in."""
-
-    created: str
-    """Creation time of the log."""
-    sequences: dict[int, int]
-    """By shard."""
-    deadline: float
 
 
 class Queries:
@@ -364,71 +302,23 @@ class Queries:
         unavailable: dict[str, str] = {}
         for name in self._models:
             try:
-                cells = await self._cells(await self._open(name))
+                cells = await cells_at(await self._open(name), log.shards)
             except TierUnavailableError as error:
                 unavailable[name] = error.problem
                 continue
             tiers[name] = {
-                cell: {"position": position, "newest": _target(cell, newest)} for cell, position in cells.items()
+                cell: {"position": position, "newest": target(cell, newest)} for cell, position in cells.items()
             }
         return {"log": state, "tiers": tiers, "unavailable": unavailable}
 
-    async def _cells(self, model: Searchable) -> dict[str, Position | None]:
-        return {cell: await model.position(cell) for cell in cells_of(model, self._needed_log().shards)}
+    async def _wanted(self, after: str | None) -> Wanted | None:
+        return None if after is None else await wanted(self._needed_log(), after, self._wait_seconds)
 
-    async def _wanted(self, after: str | None) -> _Wanted | None:
-        """What must be in a read model for it to show `after`; waits until that is in the log."""
-        if after is None:
-            return None
-        log = self._needed_log()
-        partition, sequence = parse_after(after)
-        deadline = time.monotonic() + self._wait_seconds
-        if partition is not None:
-            sequence = await self._in_log(log, partition, sequence, deadline)
-        created = ""
-
-        async def missing() -> str:
-            nonlocal created
-            state = await log.state()
-            created = state.created
-            return "" if state.last_sequence >= sequence else f"the log ends at {state.last_sequence}"
-
-        await _until(missing, deadline, f"LOG/{sequence}")
-        newest = await log.last_event_sequences()
-        # What is in the log up to `sequence` is in a cell that has come so far, or has the newest frame of its shard.
-        return _Wanted(created, {shard: min(sequence, last) for shard, last in newest.items()}, deadline)
-
-    async def _in_log(self, log: Log, partition: int, sequence: int, deadline: float) -> int:
-        """Waits until the intake has come to `sequence`; returns a position of the log behind all that came of it."""
-        committed = 0
-
-        async def missing() -> str:
-            nonlocal committed
-            committed, progress = await log.progress(INTAKE, partition)
-            at = progress.sequence if progress else 0
-            return "" if at >= sequence else f"the intake of partition {partition} is at {at}"
-
-        await _until(missing, deadline, f"INGEST/{partition}/{sequence}")
-        return committed
-
-    async def _reached(self, name: str, wanted: _Wanted | None) -> Searchable:
+    async def _reached(self, name: str, wanted: Wanted | None) -> Searchable:
         """The tier, ready to be asked, once it has taken in what is wanted."""
-        model = await self._open(name)
         if wanted is None:
-            return model
-
-        async def missing() -> str:
-            nonlocal model
-            model = await self._open(name)  # another generation may serve since
-            behind = []
-            for cell, position in (await self._cells(model)).items():
-                at = position.sequence if position is not None and position.created == wanted.created else 0
-                if at < _target(cell, wanted.sequences):
-                    behind.append(f"cell {cell} is at {at} of {_target(cell, wanted.sequences)}")
-            return ", ".join(behind)
-
-        await _until(missing, wanted.deadline, name)
-        return model
+            return await self._open(name)
+        return await reached(partial(self._open, name), self._needed_log().shards, wanted)
 
     async def _open(self, name: str) -> Searchable:
         model = self._models.get(name)
@@ -458,20 +348,6 @@ class Queries:
             telemetry.emit(
                 telemetry.QueryServed(tier=served.tier, kind=kind, rows=served.rows, seconds=time.monotonic() - started)
             )
-
-
-async def _until(missing: Callable[[], Awaitable[str]], deadline: float, what: str) -> None:
-    """Asks until nothing is missing. Raises PositionTimeoutError with what is, at the deadline."""
-    pause = 0.01
-    while answer := await missing():
-        if time.monotonic() + pause > deadline:
-            raise PositionTimeoutError(f"still waiting for {what}: {answer}")
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 0.2)
-
-
-def _target(cell: str, sequences: Mapping[int, int]) -> int:
-    return max(sequences.values(), default=0) if cell == "all" else sequences[int(cell)]
 
 
 def _answer(tier: str, found: bytes | list[bytes] | Found | None) -> Answer:

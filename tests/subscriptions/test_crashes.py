@@ -9,6 +9,7 @@ import sys
 from collections import Counter as Count
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.conftest import free_ports
@@ -17,12 +18,14 @@ from tests.system.harness import ROOT, system, until
 from tests.system.hole import Hole
 from tidegate import Batch, streams, subscribe_to_stream
 from tidegate.bus import connect
+from tidegate.deadletters import DeadLetters
+from tidegate.errors import BusError, CommandRefusedError
 
 pytestmark = pytest.mark.anyio
 
 
-def work(world: World, path: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.subscriptions.worker", world.url, world.name, str(path)]
+def work(world: World, path: Path, deadly: str = "") -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.subscriptions.worker", world.url, world.name, str(path), deadly]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
@@ -80,6 +83,38 @@ async def test_a_member_killed_under_load_loses_nothing_and_another_goes_on(worl
         assert "were not finished by the member that had them" in state.last_failure.error
     else:
         assert not again
+
+
+async def test_an_event_that_kills_whoever_gets_it_is_found_and_given_up(world: World, tmp_path: Path) -> None:
+    await world.append(2, 60)
+    deadly = world.ids[70]
+    path = tmp_path / "seen"
+    ended = 0
+    process = work(world, path, deadly)
+
+    async def done() -> bool:
+        nonlocal process, ended
+        if process.poll() is not None:
+            ended += 1
+            process = work(world, path, deadly)
+        try:
+            lag = await world.manager.lag(world.name)
+        except (BusError, CommandRefusedError):  # not made yet
+            return False
+        return lag.frames == lag.in_hand == 0
+
+    try:
+        await until(done, 60, "all but one are done")
+    finally:
+        process.kill()
+        process.wait()
+    assert set(seen_in(path)) == set(world.ids) - {deadly}
+    assert ended == 5, "four deliveries as the policy allows, and one alone"
+    state = await world.manager.get(world.name)
+    assert state.totals.failed == 1
+    (found,), _ = await DeadLetters(world.bus, world.log).find()
+    assert msgspec.json.decode(found.letter.original)["metadata"]["uid"] == deadly
+    assert found.letter.error == "the process that tried this event alone ended without a word"
 
 
 async def test_a_member_without_a_connection_loses_what_it_has_in_hand_to_the_others(world: World) -> None:

@@ -121,8 +121,9 @@ class Failure(Struct, frozen=True, omit_defaults=True, kw_only=True):
     attempt: Count = 0
     attempts: Count = 0
     """So many are allowed; 0: it was no attempt."""
-    next: Literal["retry", "redelivery", "dead_letter", "skip", "pause", "recovered", "committed"]
-    """`recovered`: the next attempt has succeeded. `committed`: nothing, it was committed before the handler failed."""
+    next: Literal["retry", "redelivery", "alone", "dead_letter", "skip", "pause", "recovered", "committed"]
+    """`recovered`: the next attempt has succeeded. `committed`: nothing, it was committed before the handler failed.
+    `alone`: the event is tried by itself, as members may have died of it; if this one does too, it is given up."""
     next_seconds: float = 0.0
     """From `time_ms` on."""
     time_ms: int = 0
@@ -327,6 +328,8 @@ def recovery(state: Subscription) -> str:
             then = f"next: attempt {failure.attempt + 1} at {at} by {failure.member}"
         case "redelivery":
             then = "next: delivered again to a member of the group"
+        case "alone":
+            then = "next: this event is tried alone; if the process ends again, it is given up"
         case "dead_letter":
             then = "its events are dead letters (`tidegate dead list --stage subscription`); the following go on"
         case "skip":

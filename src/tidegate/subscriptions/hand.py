@@ -58,11 +58,15 @@ class Batch(list[dict[str, Any]]):
 class Held:
     """A frame in hand."""
 
-    __slots__ = ("chosen", "done", "lines", "shared")
+    __slots__ = ("alone", "chosen", "done", "lines", "shared", "suspect")
 
-    def __init__(self, shared: Shared, select: Selector, place: int) -> None:
+    def __init__(self, shared: Shared, select: Selector, place: int, *, suspect: bool = False, alone: str = "") -> None:
         """What comes before the index `place` is settled already."""
         self.shared = shared
+        self.suspect = suspect
+        """It was delivered so often that an event in it may be what its members die of: each is tried alone."""
+        self.alone = alone
+        """The event (`LOG/<sequence>#<index>`) that was being tried alone when somebody last said so."""
         self.lines = frame.inflate(shared.message.data, "zstd", 2**31).split(b"\n")[:-1]
         self.chosen = select(self.lines)
         self.done = bisect_left(self.chosen, place)
@@ -118,11 +122,13 @@ class Hand:
         return min(part.held.shared.heard for part in parts) < time.monotonic() - seconds
 
     def next_parts(self, size: int) -> list[Part]:
-        """The next batch: at most `size` events, of one frame or several."""
+        """The next batch: at most `size` events, of one frame or several; one event of a frame that is suspect."""
         parts: list[Part] = []
         for held in self.frames.values():
-            if size == 0:
+            if size == 0 or (held.suspect and parts):
                 break
+            if held.suspect:
+                return [Part(held, held.done + 1)]
             count = min(size, len(held.chosen) - held.done)
             parts.append(Part(held, held.done + count))
             size -= count

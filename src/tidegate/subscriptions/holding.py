@@ -42,6 +42,8 @@ class Holding:
         self._consumer: SharedConsumer | None = None
         self._definition = Definition()
         self._select = selecting(self._definition.types, self._definition.where)
+        self._alone = ""
+        """The event that somebody was last known to try alone."""
         self.hand = Hand(0)
         self.reporter = Reporter(partial(manager.report, uid), self._position)
 
@@ -84,7 +86,8 @@ class Holding:
             if place == ALL or shared.sequence in hand.done:
                 hand.finish(shared)
                 continue
-            held = Held(shared, self._select, place)
+            suspect = shared.deliveries > self._definition.on_error.retries + 1
+            held = Held(shared, self._select, place, suspect=suspect, alone=self._alone if suspect else "")
             if held.done == len(held.chosen):
                 unwanted.append(held)
             else:
@@ -99,6 +102,8 @@ class Holding:
         places: dict[int, int] = {}
         with contextlib.suppress(BusError, BusUnavailableError):
             state = await self._manager.look(self._uid)
+            last = state.last_failure
+            self._alone = last.at if last is not None and last.next == "alone" else ""
             if state.epoch == self.hand.epoch:
                 places = state.places | {one.sequence: ALL for one in again if one.sequence <= state.floor}
         if lost := [one for one in again if one.sequence not in places]:

@@ -30,7 +30,7 @@ from tidegate.entities.subscription import Definition, Failure, Subscription, To
 from tidegate.errors import BusError, BusUnavailableError
 from tidegate.log import Log, lines_of
 from tidegate.subscriptions.burial import bury
-from tidegate.subscriptions.hand import Batch, Hand, Part, events_of, position_of
+from tidegate.subscriptions.hand import Batch, Hand, Held, Part, events_of, position_of
 from tidegate.subscriptions.holding import Holding
 from tidegate.subscriptions.manager import KIND, SubscriptionManager
 
@@ -163,6 +163,19 @@ class Member:
         definition, policy = self.state.definition, self.state.definition.on_error
         at, count = position_of(parts), sum(part.size for part in parts)
         failure: Failure | None = None
+        if (held := parts[0].held).suspect:
+            failure = self._suspicion(held, at)
+            telemetry.emit(
+                telemetry.BatchFailed(
+                    subscription=self._uid, at=at, error=failure.error, attempt=failure.attempt, next=failure.next
+                )
+            )
+            self.reporter.failed(failure)
+            if failure.next != "alone":
+                await self._give_up(hand, parts, failure)
+                return
+            # Before it is tried: afterwards there may be nobody left to tell.
+            await self.reporter.flush()
         for attempt in itertools.count(1):
             commit = partial(self._holding.settle, hand, parts, Totals(processed=count))
             error, committed = await self._attempt(definition, parts, at, attempt, commit)
@@ -190,18 +203,39 @@ class Member:
                 case "retry":
                     if not await self._patience(delay) or hand.is_stale(parts, definition.member_timeout_seconds):
                         return
-                case "pause":
-                    await self._pause()
-                    return
-                case "dead_letter":
-                    await bury(self._log, self._uid, parts, error, attempt)
-                    await self._holding.settle(hand, parts, Totals(failed=count))
-                    return
-                case "skip":
-                    await self._holding.settle(hand, parts, Totals(failed=count))
+                case "committed":
                     return
                 case _:
+                    await self._give_up(hand, parts, failure)
                     return
+
+    def _suspicion(self, held: Held, at: str) -> Failure:
+        """Of the next event of a frame that was delivered too often: it is tried alone, once."""
+        policy, deliveries = self.state.definition.on_error, held.shared.deliveries
+        again = held.alone == at
+        return Failure(
+            member=self.name,
+            at=at,
+            events=1,
+            error="the process that tried this event alone ended without a word"
+            if again
+            else f"delivered {deliveries} times, and never finished",
+            attempt=deliveries - 1,
+            attempts=policy.retries + 1,
+            next=policy.then if again else "alone",
+        )
+
+    async def _give_up(self, hand: Hand, parts: Sequence[Part], failure: Failure) -> None:
+        """As the policy says."""
+        if failure.next == "pause":
+            for part in parts:
+                # Whoever resumes the subscription wants it to be tried again.
+                part.held.alone = ""
+            await self._pause()
+            return
+        if failure.next == "dead_letter":
+            await bury(self._log, self._uid, parts, failure.error, failure.attempt)
+        await self._holding.settle(hand, parts, Totals(failed=sum(part.size for part in parts)))
 
     async def _attempt(
         self,

@@ -118,7 +118,9 @@ class Cell:
         self._failures: list[float] = []
         self._down: tuple[str, float] | None = None
         """The tier that is away, and since when."""
-        self._owning = anyio.CancelScope()
+        self._giving_way = False
+        self._waiting = anyio.CancelScope()
+        """Around waiting for a step."""
 
     async def run(self) -> None:
         """Run until cancelled; every failure is reported and followed by a new start, after a growing pause, which ends
@@ -140,17 +142,17 @@ class Cell:
                 await self._mailbox.release()
 
     def give_way(self) -> None:
-        """If it runs, let another process own it, in good order; if none does, it goes on here after a moment."""
+        """If it runs, let another process own it after this step; if none does, it goes on here after a moment."""
         if self.status.state == "running":
-            self._owning.cancel()
+            self._giving_way = True
+            self._waiting.cancel()
 
     async def _attempt(self) -> float:
         """Own the cell until something goes wrong; returns how many seconds to wait before the next attempt."""
         cell, status = self.status.cell, self.status
-        self._owning = anyio.CancelScope()
+        self._giving_way = False
         try:
-            with self._owning:
-                await self._own()
+            await self._own()
             telemetry.emit(telemetry.CellGaveWay(cell=cell))
             status.state, status.problem = "standby", ""
             wait = GIVE_WAY_SECONDS
@@ -195,7 +197,7 @@ class Cell:
         return self._pause
 
     async def _own(self) -> None:
-        """Until something goes wrong.
+        """Until something goes wrong, or it is to give way.
 
         1. wait for the pin; 2. read the positions; 3. reset the inputs to them; 4. take and decide, commit, evolve,
         acknowledge, again. The next step is decided while one is committed: the one takes the processor, the other
@@ -216,7 +218,13 @@ class Cell:
         ahead = asyncio.ensure_future(anext(steps))
         try:
             while True:
-                step = await ahead
+                step = None
+                with anyio.CancelScope() as self._waiting:
+                    if self._giving_way:
+                        return
+                    step = await ahead
+                if step is None:
+                    return
                 ahead = asyncio.ensure_future(anext(steps))
                 await work.commit(step)
                 self._passing("commit")

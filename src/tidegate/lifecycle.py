@@ -79,6 +79,10 @@ class Lifecycle:
         """What is known of a pipeline."""
         return self._known.get(name)
 
+    def histories(self) -> dict[str, PipelineHistory]:
+        """What is known of each pipeline, by name."""
+        return self._known
+
     def library(self) -> Library:
         """The rules of the folder, with the versions of pipelines that the log has in use as far as it was read."""
         return self._with_known()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tidegate import subject
 from tidegate.actor.cell import Cell
+from tidegate.actor.system import System
 from tidegate.app.opening import rules_folder
 from tidegate.app.process import Process, Task
 from tidegate.bus import Bus
@@ -18,6 +19,7 @@ from tidegate.intake import KIND as INTAKE
 from tidegate.intake import IntakeWork
 from tidegate.lifecycle import Lifecycle
 from tidegate.log import Log
+from tidegate.optimising import keep_watch
 
 if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler
@@ -67,4 +69,5 @@ class TransformationPipeline(Process):
         for shard in range(self.declared.shards):
             inputs = self.mailbox(bus, subject.LOG, f"{FORWARD}-{shard}", [subject.event(shard)], headers_only=True)
             self.cells.append(Cell(f"{FORWARD}.{shard}", ForwardWork(bus, log, shard), inputs))
-        return [partial(self.lifecycle.follow, bus, log)]
+        watch = partial(keep_watch, bus, System(bus, log), self.lifecycle, self.settings.ingest.max_inflated_bytes)
+        return [partial(self.lifecycle.follow, bus, log), watch]

@@ -15,6 +15,9 @@ from tidegate.config import Settings
 
 __all__ = ["activate", "define", "history", "optimise", "reprocess", "rollback"]
 
+_PATIENCE_SECONDS = 30.0
+"""For the processes to see that a version is to be watched, and to come to a conclusion, beyond the time itself."""
+
 
 async def history(name: str = "", /, *, json: Json = False, settings: Given) -> int:
     """Show which versions were defined, and which is in use; without a name, of all pipelines.
@@ -152,11 +155,12 @@ async def optimise(
     from tidegate import optimising
     from tidegate.actor.system import System
     from tidegate.app import opened_log
+    from tidegate.entities.pipeline import Watch
     from tidegate.pipeline.optimiser.optimise import optimise as optimised
 
     frames = [frame async for frame in frames_of(path, source, limit, settings)]
     lifecycle = await lifecycle_of(settings)
-    watched: optimising.Watched | None = None
+    watched: Watch | None = None
     if not activate and path != "log":
         report = await asyncio.to_thread(optimised, lifecycle.library(), name, frames, seconds)
     else:
@@ -165,12 +169,16 @@ async def optimise(
             library = lifecycle.library()
             report = await asyncio.to_thread(optimised, library, name, frames, seconds)
             system = System(bus, log)
-            if activate and await optimising.put_into_use(system, report, by):
+            if activate and await optimising.put_into_use(system, report, by, watch):
                 if not json:
                     show_report(report)
                     print(f"in use; watching for {watch:g} s")
-                most = settings.ingest.max_inflated_bytes
-                watched = await optimising.watch(bus, system, library, report, watch, most)
+                assert report.candidate is not None
+                version = report.candidate.version
+                watched = await optimising.concluded(system, name, version, watch + _PATIENCE_SECONDS)
+                if watched is None and not json:
+                    print("it was not watched: no transformation-pipeline runs, or another version is in use by now")
+                    return 1
     if json:
         print(msgspec.json.encode({**msgspec.to_builtins(report), "watched": msgspec.to_builtins(watched)}).decode())
     elif watched is None:

@@ -141,7 +141,6 @@ def routes(
 ) -> list[ControllerRouterHandler]:
     """The routes; `system` gives the way to entities, or None while there is no connection."""
     optimising_now = False
-    watching: set[asyncio.Task[Any]] = set()
 
     def flows() -> dict[str, Flow]:
         life = lifecycle()
@@ -310,9 +309,8 @@ def routes(
         optimising_now = True
         try:
             frames = [one async for one in newest(bus, "", records, max_inflated)]
-            library = life.library()
-            report = await asyncio.to_thread(make_quicker, library, name, frames, 2.0)
-            used = activate and await optimising.put_into_use(asking, report, _by(request))
+            report = await asyncio.to_thread(make_quicker, life.library(), name, frames, 2.0)
+            used = activate and await optimising.put_into_use(asking, report, _by(request), _WATCHED_SECONDS)
         except (QueryError, StageError) as error:
             return problem(409, "Cannot be measured", str(error))
         except CommandRefusedError as error:
@@ -321,10 +319,6 @@ def routes(
             return problem(503, "No answer", str(error))
         finally:
             optimising_now = False
-        if used:
-            task = asyncio.create_task(optimising.watch(bus, asking, library, report, _WATCHED_SECONDS, max_inflated))
-            watching.add(task)
-            task.add_done_callback(watching.discard)
         return Response({**msgspec.to_builtins(report), "in_use": used})
 
     return [list_pipelines, show, metrics, define, activate_version, roll_back, dry_run, sample, optimise]

@@ -18,6 +18,7 @@ from tidegate.errors import CommandRefusedError
 
 __all__ = [
     "Activate",
+    "ConcludeWatch",
     "Define",
     "Defined",
     "PipelineHistory",
@@ -25,6 +26,7 @@ __all__ = [
     "RecordTrial",
     "RollBack",
     "Version",
+    "Watch",
     "version_of",
 ]
 
@@ -55,6 +57,18 @@ class Version(Struct, frozen=True, omit_defaults=True):
     """By how much, as measured: 0.2 is a fifth less time."""
 
 
+class Watch(Struct, frozen=True, omit_defaults=True):
+    """What was seen of a version in use, beside the one before."""
+
+    version: str
+    records: int = 0
+    differing: int = 0
+    gain: float = 0.0
+    """0.2 is a fifth less time."""
+    rolled_back: str = ""
+    """Why; "" where it was not."""
+
+
 class PipelineHistory(Struct, frozen=True, omit_defaults=True):
     """What is known of a pipeline; its id is its name. Times in milliseconds since 1970."""
 
@@ -67,6 +81,10 @@ class PipelineHistory(Struct, frozen=True, omit_defaults=True):
     activated_by: str = ""
     rejected: tuple[str, ...] = ()
     """Versions that were rolled back, the last 50."""
+    watched_until_ms: int = 0
+    """Until then what comes is run through the previous version too; 0: it is not watched."""
+    watch: Watch | None = None
+    """How the last one that was watched did."""
 
     def find(self, version: str) -> Version | None:
         return next((one for one in self.versions if one.version == version), None)
@@ -85,6 +103,14 @@ class Define(Struct, frozen=True, omit_defaults=True, tag="pipeline.define.v1"):
 class Activate(Struct, frozen=True, omit_defaults=True, tag="pipeline.activate.v1"):
     version: str
     by: str = ""
+    watch_seconds: float = 0.0
+    """For so long it is compared with the version before, and rolled back if it does otherwise."""
+
+
+class ConcludeWatch(Struct, frozen=True, tag="pipeline.conclude_watch.v1"):
+    """A version was watched long enough; with `rolled_back` it goes. Nothing, where it is not watched any more."""
+
+    watch: Watch
 
 
 class RollBack(Struct, frozen=True, omit_defaults=True, tag="pipeline.roll_back.v1"):
@@ -117,6 +143,12 @@ class Activated(Struct, frozen=True, omit_defaults=True, tag="pipeline.activated
     previous: str
     time_ms: int
     by: str = ""
+    watched_until_ms: int = 0
+
+
+class Watched(Struct, frozen=True, tag="pipeline.watched.v1"):
+    watch: Watch
+    time_ms: int
 
 
 class RolledBack(Struct, frozen=True, omit_defaults=True, tag="pipeline.rolled_back.v1"):
@@ -137,8 +169,8 @@ class Tried(Struct, frozen=True, omit_defaults=True, tag="pipeline.tried.v1"):
     time_ms: int
 
 
-Commands = Define | Activate | RollBack | RecordTrial
-Events = Defined | Activated | RolledBack | Tried
+Commands = Define | Activate | ConcludeWatch | RollBack | RecordTrial
+Events = Defined | Activated | Watched | RolledBack | Tried
 
 
 class Pipelines(Entity[PipelineHistory, Commands, Events]):
@@ -154,9 +186,17 @@ class Pipelines(Entity[PipelineHistory, Commands, Events]):
         match command:
             case Define():
                 return self._define(state, command, now)
-            case Activate(version=version, by=by):
+            case Activate(version=version, by=by, watch_seconds=seconds):
                 self._known(state, version)
-                return [] if version == state.active else [Activated(version, state.active, now, by)]
+                until = now + round(seconds * 1000) if seconds > 0 and state.active else 0
+                return [] if version == state.active else [Activated(version, state.active, now, by, until)]
+            case ConcludeWatch(watch=watch):
+                if not state.watched_until_ms or watch.version != state.active:
+                    return []
+                found: list[Events] = [Watched(watch, now)]
+                if watch.rolled_back:
+                    found.append(RolledBack(state.previous, state.active, now, "optimise", watch.rolled_back))
+                return found
             case RollBack(by=by, reason=reason):
                 if not state.previous:
                     raise CommandRefusedError("no_previous", "there is no earlier version to go back to")
@@ -199,7 +239,11 @@ class Pipelines(Entity[PipelineHistory, Commands, Events]):
                     previous=event.previous,
                     activated_ms=event.time_ms,
                     activated_by=event.by,
+                    watched_until_ms=event.watched_until_ms,
+                    watch=None,
                 )
+            case Watched():
+                return replace(state, watched_until_ms=0, watch=event.watch)
             case RolledBack():
                 return replace(
                     state,
@@ -208,6 +252,7 @@ class Pipelines(Entity[PipelineHistory, Commands, Events]):
                     activated_ms=event.time_ms,
                     activated_by=event.by,
                     rejected=(*state.rejected, event.from_version)[-MOST_VERSIONS:],
+                    watched_until_ms=0,
                 )
             case Tried():
                 return state

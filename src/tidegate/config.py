@@ -327,7 +327,7 @@ class Settings(_Table, frozen=True):
     correlation: CorrelationRules = field(default_factory=CorrelationRules)
     telemetry: Telemetry = field(default_factory=Telemetry)
     windows: list[dict[str, Any]] = []
-    """Aggregates over time, each as in `entities.window.WindowDefinition`."""
+    """Aggregates over time, each as in `entities.window_definition.WindowDefinition`."""
     subjects_path: str | None = None
     """A folder with stream declarations to use instead of the shipped `subjects/`."""
 

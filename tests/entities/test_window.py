@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from tidegate.actor.entity import Change, Codec, Context
 from tidegate.bus import Stored
-from tidegate.entities.window import Aggregate, Closed, Counted, Late, Observe, WindowDefinition, Windows
+from tidegate.entities.window import Closed, Counted, Late, Observe, Windows
+from tidegate.entities.window_definition import Aggregate, WindowDefinition
 from tidegate.errors import CommandRefusedError, ConfigError
 from tidegate.log import event_messages
 from tidegate.testing import given

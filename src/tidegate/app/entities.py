@@ -39,7 +39,8 @@ def entity_kinds(settings: Settings) -> list[Entity[Any, Any, Any]]:
     from tidegate.entities.correlation import Correlations
     from tidegate.entities.pipeline import Pipelines
     from tidegate.entities.subscription import Subscriptions
-    from tidegate.entities.window import WindowDefinition, Windows
+    from tidegate.entities.window import Windows
+    from tidegate.entities.window_definition import WindowDefinition
     from tidegate.pipeline.library import aggregates
 
     windows = []

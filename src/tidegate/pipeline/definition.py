@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from tidegate import tomlfile
 from tidegate.entities.pipeline import version_of
-from tidegate.entities.window import WindowDefinition
+from tidegate.entities.window_definition import WindowDefinition
 from tidegate.errors import ConfigError, RuleError
 from tidegate.pipeline.anonymise.redact import BY_DEFAULT
 from tidegate.pipeline.anonymise.settings import Anonymisation, Detector, Method

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tidegate import tomlfile
-from tidegate.entities.window import WindowDefinition
+from tidegate.entities.window_definition import WindowDefinition
 from tidegate.errors import ConfigError, RuleError
 from tidegate.pipeline.compiler import Compiled, KnownSource, compile_source
 from tidegate.pipeline.definition import Aggregate, Definition, load_definition

@@ -22,7 +22,7 @@ T = TypeVar("T")
 _BATCH = 500
 _MOST = 2000
 
-Encode = Callable[[Sequence[Item]], list[tuple[int, T]]]
+Encode = Callable[[Sequence[Item]], Awaitable[list[tuple[int, T]]]]
 """Makes pieces of events: how many are in each, in order, and what is sent."""
 Subscribe = Callable[[Start, int], AbstractAsyncContextManager[Feed]]
 """A feed of one's own, from a start, that holds so many events."""
@@ -81,7 +81,7 @@ class Live(Generic[T]):
             self._held -= len(one.items)
             if _sequence(one.items[0]) <= self.after:
                 if items := [item for item in one.items if _sequence(item) > self.after]:
-                    self._queue.extendleft(reversed(_pieces(self._encode, items)))
+                    self._queue.extendleft(reversed(await _pieces(self._encode, items)))
                     self._held += len(items)
                 continue
             self._last = one.items[-1].position
@@ -93,7 +93,7 @@ class Live(Generic[T]):
             start = self._last or f"LOG/{self.after}"
             self._feed = await self.stack.enter_async_context(self._subscribe(start, self._most))
         items = (await self._feed.next(_BATCH)).items
-        self._queue.extend(_pieces(self._encode, items))
+        self._queue.extend(await _pieces(self._encode, items))
         self._held += len(items)
 
 
@@ -112,7 +112,7 @@ class _Source(Generic[T]):
             async with subscribe("now", _MOST) as feed:
                 self.begun.set()
                 while True:
-                    pieces = _pieces(encode, (await feed.next(_BATCH)).items)
+                    pieces = await _pieces(encode, (await feed.next(_BATCH)).items)
                     for reader in [*self.readers]:
                         reader.put(pieces)
                         if reader.alone:
@@ -163,9 +163,9 @@ class Sharing(Generic[T]):
                 await asyncio.gather(source.task, return_exceptions=True)
 
 
-def _pieces(encode: Encode[T], items: Sequence[Item]) -> list[_Piece[T]]:
+async def _pieces(encode: Encode[T], items: Sequence[Item]) -> list[_Piece[T]]:
     made, start = [], 0
-    for count, one in encode(items):
+    for count, one in await encode(items):
         made.append(_Piece(items[start : start + count], one))
         start += count
     return made

@@ -14,7 +14,7 @@ import contextlib
 import sys
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Literal, NamedTuple, get_args
 
 import msgspec
@@ -50,7 +50,7 @@ class Told(msgspec.Struct, frozen=True):
     """Bytes of all readers."""
 
 
-def digest(lines: list[bytes], before: int = 0) -> int:
+def digest(lines: Iterable[bytes | msgspec.Raw], before: int = 0) -> int:
     """Of events in order."""
     for line in lines:
         before = zlib.crc32(line, before)
@@ -211,7 +211,7 @@ class _Checking(_Reader):
             if self._last >= (place := (int(sequence), int(index))):
                 raise BalanceError(f"{placed.position} comes after {self._last}")
             self._last = place
-        self._digest = digest([bytes(placed.event) for placed in told.events], self._digest)
+        self._digest = digest((placed.event for placed in told.events), self._digest)
         self._events += len(told.events)
         frame = one._replace(beginning=one.beginning[:_KEY_BYTES])
         looked = _Looked(frame, self._events, self._digest)

@@ -41,6 +41,8 @@ PARTS = "tidegate.parts"
 """In a message to `SocketProtocol`: its beginning (bytes), and its `framing.Rest`."""
 _DEFLATE = "tidegate.deflate"
 """In `scope["extensions"]` of a connection: a dict with its `window`."""
+_MOST_FRAMES = 1000
+"""Of one message that are kept apart: empty ones count nothing towards its length, but take room each."""
 _STALLED_SECONDS = 30.0
 """So long may a peer take nothing of what waits for it."""
 
@@ -67,6 +69,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             if isinstance(one, PerMessageDeflate) and self.response.status_code == 101:
                 self._window = one.local_max_window_bits
                 self.scope["extensions"] = {**(self.scope["extensions"] or {}), _DEFLATE: {"window": self._window}}
+
+    def handle_cont(self, event: Any) -> None:
+        super().handle_cont(event)
+        if len(self.frames) == _MOST_FRAMES:
+            self.frames = [b"".join(self.frames)]
 
     def pause_writing(self) -> None:
         super().pause_writing()

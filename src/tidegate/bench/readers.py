@@ -1,7 +1,8 @@
 """Many readers of WebSocket connections in one process of their own, which cost as little as readers can.
 
-Invariant: some of them look at every event, inflated where it came compressed; all others must get the very frames that
-these have got, in the same order, and an event counts for them only once it was looked at in its frame.
+Invariant: some of them inflate every message, and the first that gets one looks at each event in it; the others of them
+must have got the same to the byte. All further readers must get the very frames that these have got, in the same order,
+and events count for them only once they were looked at.
 
 `python -m tidegate.bench.readers PORT READERS HOW`, with HOW as in `How`, prints `ready` when all of them have
 subscribed, and then, as often as it changes, a line of `Told`.
@@ -29,7 +30,7 @@ How = Literal["deflate", "plain", "deflate-sockets", "plain-sockets"]
 
 BUFFER = 20_000
 CHECKING = 4
-"""Readers that look at every event."""
+"""Readers that look at every message as a whole."""
 _KEY_BYTES = 64
 """Of each frame, which tell it from others, together with its length."""
 _OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
@@ -102,12 +103,17 @@ class _Frame(NamedTuple):
     beginning: bytes
 
 
-class _Looked(NamedTuple):
+class _Looked(msgspec.Struct):
     """At all frames up to this one."""
 
     frame: _Frame
     events: int
     digest: int
+    last: tuple[int, int]
+    """The position of the last event."""
+    text: bytes
+    """What the frame holds; given up when each that looks has got it."""
+    left: int = CHECKING
 
 
 class _Placed(msgspec.Struct):
@@ -116,7 +122,6 @@ class _Placed(msgspec.Struct):
 
 
 class _Events(msgspec.Struct, tag_field="type", tag="events"):
-    left_out: int
     count: int
     events: list[_Placed]
 
@@ -200,27 +205,35 @@ class _Checking(_Reader):
     def __init__(self, looked: list[_Looked], deflate: bool) -> None:
         super().__init__(looked, deflate)
         self._deflate = deflate
-        self._number = self._events = self._digest = 0
-        self._last = (0, 0)
+        self._number = 0
 
     def message(self, one: _Frame) -> None:
         text = _HEAD + (_inflated(one.beginning) if self._deflate else one.beginning)
-        told = _EVENTS.decode(text)
-        for placed in told.events:
-            sequence, _, index = placed.position.partition("-")
-            if self._last >= (place := (int(sequence), int(index))):
-                raise BalanceError(f"{placed.position} comes after {self._last}")
-            self._last = place
-        self._digest = digest((placed.event for placed in told.events), self._digest)
-        self._events += len(told.events)
         frame = one._replace(beginning=one.beginning[:_KEY_BYTES])
-        looked = _Looked(frame, self._events, self._digest)
         if self._number == len(self._looked):
-            self._looked.append(looked)
-        elif self._looked[self._number] != looked:
-            raise BalanceError("two readers have got different frames")
+            self._looked.append(_looked(frame, text, self._looked[-1] if self._looked else None))
+        found = self._looked[self._number]
+        if text != found.text:
+            raise BalanceError("two readers that look at all have got different messages")
+        found.left -= 1
+        if not found.left:
+            found.text = b""
         self._number += 1
         super().message(frame)
+
+
+def _looked(frame: _Frame, text: bytes, before: _Looked | None) -> _Looked:
+    """Looks at each event. Raises BalanceError for one that is out of order, or for a wrong count."""
+    told = _EVENTS.decode(text)
+    events, last, total = (before.events, before.last, before.digest) if before else (0, (0, 0), 0)
+    if told.count != len(told.events):
+        raise BalanceError(f"a message of {len(told.events)} events says that there are {told.count}")
+    for placed in told.events:
+        sequence, _, index = placed.position.partition("-")
+        if last >= (place := (int(sequence), int(index))):
+            raise BalanceError(f"{placed.position} comes after {last}")
+        last = place
+    return _Looked(frame, events + told.count, digest((one.event for one in told.events), total), last, text)
 
 
 def _inflated(data: bytes) -> bytes:

@@ -102,10 +102,10 @@ async def run(settings: Settings, *, events: int = 40_000, seconds: float = 5.0,
     )
     receivers = (
         f"{READERS} WebSocket connections from one process, which agree upon permessage-deflate; {CHECKING} of them"
-        " inflate each message, and check each event (its bytes against those that were logged, its position against"
-        f" the one before); the other {READERS - CHECKING} take each frame, check its head, its length and its first"
-        " bytes against those that were looked at, and count its events once these are checked; without compression"
-        " all the same but for inflating"
+        " inflate each message: the first to get it checks each event (its bytes against those that were logged, its"
+        " position against the one before), the others that theirs is the same to the byte; the other"
+        f" {READERS - CHECKING} take each frame, check its head, its length and its first bytes against those that were"
+        " looked at, and count its events once these are checked; without compression it is the same but for inflating"
     )
     return FanOut(**asdict(report) | {"note": note}, receivers=receivers, compressed=one, plain=other)
 

@@ -140,7 +140,10 @@ class _Reader(asyncio.BufferedProtocol):
         self.ready = asyncio.Event()
         self.received = 0
         self._looked = looked
-        self._heads = (0x41, len(_HEAD) + 5) if deflate else (0x01, len(_HEAD))
+        # A message of less than 1 KiB is not compressed; of the others, the head is in five bytes more.
+        self._heads = {(0x01, len(_HEAD)), (0x41, len(_HEAD) + 5)} if deflate else {(0x01, len(_HEAD))}
+        self.deflated = False
+        """Whether the message under way is."""
         self._waiting: deque[_Frame] = deque()
         self._settled = 0
         self._begun = bytearray()
@@ -178,8 +181,9 @@ class _Reader(asyncio.BufferedProtocol):
         if b'"subscription"' in one.beginning and one.first == 0x81:
             self.ready.set()
         elif one.first in (0x01, 0x41):
-            if (one.first, one.size) != self._heads or not one.beginning.endswith(_HEAD):
+            if (one.first, one.size) not in self._heads or not one.beginning.endswith(_HEAD):
                 raise BalanceError(f"no message of events that lack none: {one}")
+            self.deflated = one.first == 0x41
         elif one.first == 0x80:
             self.message(one)
 
@@ -204,11 +208,10 @@ class _Checking(_Reader):
 
     def __init__(self, looked: list[_Looked], deflate: bool) -> None:
         super().__init__(looked, deflate)
-        self._deflate = deflate
         self._number = 0
 
     def message(self, one: _Frame) -> None:
-        text = _HEAD + (_inflated(one.beginning) if self._deflate else one.beginning)
+        text = _HEAD + (_inflated(one.beginning) if self.deflated else one.beginning)
         frame = one._replace(beginning=one.beginning[:_KEY_BYTES])
         if self._number == len(self._looked):
             self._looked.append(_looked(frame, text, self._looked[-1] if self._looked else None))

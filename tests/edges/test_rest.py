@@ -96,7 +96,18 @@ async def test_a_stream_ends_when_its_key_is_revoked(
     assert "revoked" in json.loads(rest[1].removeprefix("data: "))["detail"]
 
 
-async def test_streams_whose_readers_have_gone_leave_nothing_behind(edges: World) -> None:
+async def data_of(answer: httpx.Response, count: int) -> list[str]:
+    """Of the next so many events of a stream."""
+    found: list[str] = []
+    async with asyncio.timeout(5):
+        async for line in answer.aiter_lines():
+            found += [line.removeprefix("data: ")] if line.startswith("data: ") else []
+            if len(found) == count:
+                break
+    return found
+
+
+async def test_streams_that_want_the_same_get_the_same_with_one_feed_and_leave_nothing_behind(edges: World) -> None:
     def feeds() -> int:
         return sum(task.get_name().startswith("feed of ") for task in asyncio.all_tasks())
 
@@ -105,11 +116,18 @@ async def test_streams_whose_readers_have_gone_leave_nothing_behind(edges: World
 
     await until(gone, "nobody reads")
     async with httpx.AsyncClient() as client, contextlib.AsyncExitStack() as stack:
+        answers = []
         for _ in range(20):
             stream = client.stream("GET", f"{edges.ingest_url}/v1/stream", headers=bearer(edges, "acme"))
-            answer = await stack.enter_async_context(stream)
-            assert answer.status_code == 200
-        assert feeds() == 20
+            answers.append(await stack.enter_async_context(stream))
+            assert answers[-1].status_code == 200
+        records = [{"source": "app", "event_id": uuid.uuid4().hex, "data": {"n": n}} for n in range(5)]
+        stored = await client.post(f"{edges.ingest_url}/v1/events", json=records, headers=bearer(edges, "acme"))
+        assert stored.status_code == 202
+        told = [await data_of(answer, len(records)) for answer in answers]
+        assert sorted(json.loads(event)["unmapped"]["n"] for event in told[0]) == [*range(5)]
+        assert all(events == told[0] for events in told)
+        assert feeds() == 2  # all want the same: one feed, and what hands it on
     await until(gone, "no feed is left")
 
 

@@ -1,4 +1,7 @@
-"""The WebSocket edge, with a connection for each call: half of them with the key in a header, half as browsers do."""
+"""The WebSocket edge, with a connection for each call: half of them with the key in a header, half as browsers do.
+
+These also offer to inflate, as browsers do.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ class WebSocketDriver:
         by_header = next(self._turn) % 2 == 0
         headers = {"Authorization": f"Bearer {token}"} if token and by_header else {}
         url = self._world.query_url.replace("http", "ws") + "/v1/ws"
-        async with connect(url, additional_headers=headers, max_size=None, compression=None) as one:
+        compression = None if headers else "deflate"
+        async with connect(url, additional_headers=headers, max_size=None, compression=compression) as one:
             if not headers:
                 await one.send(json.dumps({"type": "auth", "id": "a", "token": token}))
             first = json.loads(await one.recv())

@@ -297,8 +297,7 @@ def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,
-        # Compressing anew for each of many readers costs more than sending, and inflating may be made to.
-        ws_per_message_deflate=False,
+        ws_per_message_deflate=False,  # `SocketProtocol` offers its own
         log_config=None,
         access_log=False,
         lifespan="off",

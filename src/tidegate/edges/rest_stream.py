@@ -6,8 +6,9 @@ by themselves, misses nothing; and a key that is revoked ends its streams.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -22,7 +23,7 @@ from tidegate.edges.http import STREAMED, principal_of, token_of
 from tidegate.edges.shapes import problems, start_of
 from tidegate.entities.selection import EventFilter
 from tidegate.errors import RefusedError
-from tidegate.service import Batch, Service, Slow
+from tidegate.service import Item, Service, Sharing, Slow
 
 __all__ = ["routes"]
 
@@ -38,6 +39,7 @@ _SINCE = Annotated[
 
 def routes(service: Service) -> list[ControllerRouterHandler]:
     """The route."""
+    sharing = Sharing(_pieces)
 
     @get(
         "/v1/stream",
@@ -71,29 +73,49 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
         """Ask again with the header `Last-Event-ID` to go on behind that event."""
         stack = contextlib.AsyncExitStack()
         where = EventFilter(source=source, correlation_id=correlation_id, min_severity=min_severity)
+        who = principal_of(request)
+        how: dict[str, Any] = {
+            "types": [int(one) if one.isdecimal() else one for one in types or ()],
+            "where": where,
+            "most": buffer,
+            "slow": slow,
+        }
+        begin = request.headers.get("last-event-id") or start_of(start or "now")
         # Entered here, so that what is wrong is answered as a problem and not within the stream.
-        feed = await stack.enter_async_context(
-            service.subscribe(
-                principal_of(request),
-                start=request.headers.get("last-event-id") or start_of(start or "now"),
-                types=[int(one) if one.isdecimal() else one for one in types or ()],
-                where=where,
-                most=buffer,
-                slow=slow,
-            )
-        )
+        if begin == "now":
+            take = (await stack.enter_async_context(service.live(who, sharing, **how))).next
+        else:
+            feed = await stack.enter_async_context(service.subscribe(who, start=begin, **how))
+
+            async def take() -> tuple[int, bytes]:
+                batch = await feed.next()
+                return batch.left_out, _encoded(batch.items)
 
         async def written() -> AsyncIterator[bytes]:
+            taking: asyncio.Task[tuple[int, bytes]] | None = None
             async with stack:
-                yield b": the log, from here on\n\n"
-                while True:
-                    batch = await feed.next(timeout_seconds=_BEAT_SECONDS)
-                    try:
-                        await service.gate.still(token_of(request))
-                    except RefusedError as error:
-                        yield b"event: refused\ndata: " + msgspec.json.encode({"detail": error.problem}) + b"\n\n"
-                        return
-                    yield _encoded(batch) or b": still here\n\n"
+                try:
+                    yield b": the log, from here on\n\n"
+                    while True:
+                        taking = taking or asyncio.create_task(take())
+                        await asyncio.wait([taking], timeout=_BEAT_SECONDS)
+                        try:
+                            await service.gate.still(token_of(request))
+                        except RefusedError as error:
+                            yield b"event: refused\ndata: " + msgspec.json.encode({"detail": error.problem}) + b"\n\n"
+                            return
+                        if not taking.done():
+                            yield b": still here\n\n"
+                            continue
+                        left_out, events = taking.result()
+                        taking = None
+                        if left_out:
+                            yield b"event: left_out\ndata: %d\n\n" % left_out
+                        yield events
+                finally:
+                    if taking is not None:
+                        taking.cancel()
+                        await asyncio.gather(taking, return_exceptions=True)
 
         return Stream(
             written(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -102,8 +124,10 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
     return [stream]
 
 
-def _encoded(batch: Batch) -> bytes:
-    parts = [b"event: left_out\ndata: %d\n\n" % batch.left_out] if batch.left_out else []
+async def _pieces(items: Sequence[Item]) -> list[tuple[int, bytes]]:
+    return [(len(items), _encoded(items))]
+
+
+def _encoded(items: Sequence[Item]) -> bytes:
     # Encoded JSON has no line breaks, so an event is one line of data.
-    parts += [b"id: %b\nevent: event\ndata: %b\n\n" % (item.position.encode(), item.line) for item in batch.items]
-    return b"".join(parts)
+    return b"".join(b"id: %b\nevent: event\ndata: %b\n\n" % (item.position.encode(), item.line) for item in items)

@@ -1,4 +1,4 @@
-"""What edges over WebSocket (RFC 6455) have in common: closing codes, whose page it is, and peers that are gone.
+"""What edges over WebSocket (RFC 6455) have in common: closing codes, compression, whose page it is, peers that leave.
 
 Invariant: a peer that neither answers pings nor takes what is sent to it is cut off, and what was kept for it is freed.
 """
@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 from litestar import WebSocket
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from tidegate.auth import Gate
+from tidegate.edges import framing
 from tidegate.errors import Code
 
 __all__ = [
@@ -24,8 +26,8 @@ __all__ = [
     "PING_SECONDS",
     "Socket",
     "SocketProtocol",
-    "continued",
     "is_foreign",
+    "window_of",
 ]
 
 Socket = WebSocket[Any, Any, Any]
@@ -36,7 +38,11 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 PING_SECONDS = 20.0
 """A peer is pinged so often, and has as long to answer."""
 PARTS = "tidegate.parts"
-"""In a message to `SocketProtocol`: its beginning (bytes), and its end as `continued` has made it."""
+"""In a message to `SocketProtocol`: its beginning (bytes), and its `framing.Rest`."""
+_DEFLATE = "tidegate.deflate"
+"""In `scope["extensions"]` of a connection: a dict with its `window`."""
+_MOST_FRAMES = 1000
+"""Of one message that are kept apart: empty ones count nothing towards its length, but take room each."""
 _STALLED_SECONDS = 30.0
 """So long may a peer take nothing of what waits for it."""
 
@@ -45,9 +51,29 @@ CLOSE = {Code.UNAUTHENTICATED: 4401, Code.FORBIDDEN: 4403, Code.TOO_SLOW: 4408, 
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's own waits for ever until a dead peer takes what was written, and its handler with it."""
+    """uvicorn's own waits for ever until a dead peer takes what was written, and its handler with it.
+
+    And it would compress each message for each peer anew, however long that takes.
+    """
 
     _patience: asyncio.TimerHandle | None = None
+    _window = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn.available_extensions = [framing.OFFERED]
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        for one in self.conn.extensions:
+            if isinstance(one, PerMessageDeflate) and self.response.status_code == 101:
+                self._window = one.local_max_window_bits
+                self.scope["extensions"] = {**(self.scope["extensions"] or {}), _DEFLATE: {"window": self._window}}
+
+    def handle_cont(self, event: Any) -> None:
+        super().handle_cont(event)
+        if len(self.frames) == _MOST_FRAMES:
+            self.frames = [b"".join(self.frames)]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -66,18 +92,19 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     async def send(self, message: Any) -> None:
-        """A message of two parts, the second of which was made by `continued`, goes out without being copied."""
-        parts = message.get(PARTS) if message["type"] == "websocket.send" else None
-        if parts is None:
+        """Text goes out compressed where that was agreed upon; what has two parts, without being copied."""
+        if message["type"] != "websocket.send" or message.get("bytes") is not None:
             await super().send(message)
             return
+        if parts := message.get(PARTS):
+            head, rest = parts
+            frames = [framing.beginning(head, rest.deflated), rest.frame]
+        else:
+            frames = [await framing.whole(message["text"].encode(), self._window)]
         await self.writable.wait()
         if self.disconnected or self.close_sent or self.transport.is_closing():
             raise ClientDisconnected
-        head, rest = parts
-        # RFC 6455, 5.2: a text frame that is not final, of at most 125 bytes or else with its length in 16 bits.
-        size = bytes([len(head)]) if len(head) < 126 else b"\x7e" + len(head).to_bytes(2, "big")
-        self.transport.writelines([b"\x01" + size + head, rest])
+        self.transport.writelines(frames)
 
     def _hurry(self) -> None:
         if self._patience is not None:
@@ -85,14 +112,10 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self._patience = None
 
 
-def continued(payload: bytes) -> bytes:
-    """The second and last frame of a message (RFC 6455, 5.4), the same for all that it is sent to."""
-    return b"\x80\x7f" + len(payload).to_bytes(8, "big") + payload if len(payload) > 0xFFFF else _short(payload)
-
-
-def _short(payload: bytes) -> bytes:
-    size = len(payload)
-    return b"\x80" + (bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2, "big")) + payload
+def window_of(socket: Socket) -> int:
+    """With a window of how many bits the peer inflates (RFC 7692, 7.1.2); 0 if it does not."""
+    agreed: Any = (socket.scope["extensions"] or {}).get(_DEFLATE, {"window": 0})
+    return int(agreed["window"])
 
 
 def is_foreign(socket: Socket, gate: Gate) -> bool:

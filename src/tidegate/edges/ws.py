@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -18,9 +19,10 @@ from litestar.types import ControllerRouterHandler
 
 from tidegate.auth import Principal
 from tidegate.edges import ws_messages as messages
+from tidegate.edges.framing import Rest
 from tidegate.edges.http import ANYBODY, token_of
 from tidegate.edges.shapes import in_parts, start_of
-from tidegate.edges.sockets import CLOSE, GONE, MAX_MESSAGE_BYTES, PARTS, Socket, is_foreign
+from tidegate.edges.sockets import CLOSE, GONE, MAX_MESSAGE_BYTES, PARTS, Socket, is_foreign, window_of
 from tidegate.entities.access_key import Scope
 from tidegate.entities.selection import EventFilter
 from tidegate.errors import Code, QueryError, RefusedError
@@ -52,7 +54,8 @@ _SCOPES: dict[type[Any], Scope | None] = {
 def routes(service: Service) -> list[ControllerRouterHandler]:
     """The route."""
 
-    sharing = Sharing(messages.events)
+    # What is sent depends on the window that the peer inflates with, too (`framing.rest`); there are nine of these.
+    sharings: dict[int, Sharing[Rest]] = {}
 
     # No scope: browsers cannot send headers, so who it is may come with the first message.
     @websocket("/v1/ws", opt={"scope": ANYBODY})
@@ -61,6 +64,8 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
             await socket.close(1008)
             return
         await socket.accept()
+        window = window_of(socket)
+        sharing = sharings.setdefault(window, Sharing(functools.partial(messages.events, window=window)))
         await _Session(service, socket, sharing).run()
 
     return [connected]
@@ -69,7 +74,7 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
 class _Session:
     """One connection."""
 
-    def __init__(self, service: Service, socket: Socket, sharing: Sharing[bytes]) -> None:
+    def __init__(self, service: Service, socket: Socket, sharing: Sharing[Rest]) -> None:
         self._sharing = sharing
         self._service = service
         self._gate = service.gate
@@ -230,13 +235,13 @@ class _Session:
                     assert feed is not None
                     batch = await feed.next(_BATCH)
                     left_out = batch.left_out
-                    for _, piece in messages.events(batch.items):
+                    for _, piece in await messages.events(batch.items, window_of(self._socket)):
                         await self._send_events(one.id, left_out, piece)
                         left_out = 0
         except RefusedError as error:
             await self._send(messages.error(one.id, error, "ended" if begun else "error"))
 
-    async def _send_events(self, ident: str, left_out: int, piece: bytes) -> None:
+    async def _send_events(self, ident: str, left_out: int, piece: Rest) -> None:
         self._sent = time.monotonic()
         parts = messages.events_head(ident, left_out), piece
         await self._socket.send({"type": "websocket.send", PARTS: parts})  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from tidegate.edges.sockets import continued
+from tidegate.edges import framing
 from tidegate.entities.selection import EventType
 from tidegate.errors import RefusedError
 from tidegate.query import TierName
@@ -181,24 +181,24 @@ def error(ident: str, refused: RefusedError, kind: Literal["error", "ended"] = "
     return _text(told)
 
 
-def events(items: Sequence[Item]) -> list[tuple[int, bytes]]:
-    """All of the messages about these events but their beginnings (`events_head`), as WebSocket frames."""
-    pieces: list[tuple[int, bytes]] = []
+async def events(items: Sequence[Item], window: int) -> list[tuple[int, framing.Rest]]:
+    """All of the messages about these events but their beginnings (`events_head`); `window` is as in `framing.rest`."""
+    pieces: list[tuple[int, framing.Rest]] = []
     parts: list[bytes] = []
     size = 0
     for position, line in items:
         if parts and size + len(line) > _PIECE_BYTES:
-            pieces.append((len(parts), _rest(parts)))
+            pieces.append((len(parts), await _rest(parts, window)))
             parts, size = [], 0
         parts.append(b'{"position":"%b","event":%b}' % (position.encode(), line))
         size += len(line)
     if parts:
-        pieces.append((len(parts), _rest(parts)))
+        pieces.append((len(parts), await _rest(parts, window)))
     return pieces
 
 
-def _rest(parts: list[bytes]) -> bytes:
-    return continued(b',"count":%d,"events":[%b]}' % (len(parts), b",".join(parts)))
+async def _rest(parts: list[bytes], window: int) -> framing.Rest:
+    return await framing.rest(b',"count":%d,"events":[%b]}' % (len(parts), b",".join(parts)), window)
 
 
 def events_head(ident: str, left_out: int) -> bytes:

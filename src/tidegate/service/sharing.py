@@ -1,7 +1,8 @@
 """Live subscriptions that want the same events share one feed, and what is made of its batches is made once for all.
 
 Invariant: each reader gets what it would get from a feed of its own. One that is too slow to be held for leaves the
-others, and goes on behind what it has got with a feed of its own, so that it holds nobody back.
+others, so that it holds nobody back; it joins them again where it can take what they have got lately, and until then
+goes on behind what it has got with a feed of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, NamedTuple, TypeVar
 
@@ -21,8 +22,12 @@ __all__ = ["Encode", "Live", "Sharing"]
 T = TypeVar("T")
 _BATCH = 500
 _MOST = 2000
+"""Events that are held for a shared feed, and as many that it has given out lately."""
+_NOWHERE = (0, 0)
+_LAST = 999_999_999
+"""No frame has an event at such an index."""
 
-Encode = Callable[[Sequence[Item]], list[tuple[int, T]]]
+Encode = Callable[[Sequence[Item]], Awaitable[list[tuple[int, T]]]]
 """Makes pieces of events: how many are in each, in order, and what is sent."""
 Subscribe = Callable[[Start, int], AbstractAsyncContextManager[Feed]]
 """A feed of one's own, from a start, that holds so many events."""
@@ -36,23 +41,21 @@ class _Piece(NamedTuple, Generic[T]):
 class Live(Generic[T]):
     """One reader."""
 
-    def __init__(self, subscribe: Subscribe, encode: Encode[T], most: int, slow: Slow) -> None:
-        self._subscribe = subscribe
-        self._encode = encode
+    def __init__(self, source: _Source[T], most: int, slow: Slow) -> None:
+        self._source = source
         self._most = most
         self._slow = slow
         self._queue: deque[_Piece[T]] = deque()
         self._held = self._left_out = 0
         self._wake = asyncio.Event()
-        self.after = 0
-        """Nothing is given out up to this sequence of the log: it was there before."""
-        self._last = ""
-        self.alone = False
-        """Whether it has left the others."""
+        self.last = _NOWHERE
+        """The place of the last event that it has got, or that was there before."""
+        self.alone = True
+        """Whether it has left the others, or has not joined them yet."""
         self._feed: Feed | None = None
-        self.stack = contextlib.AsyncExitStack()
+        self._own = contextlib.AsyncExitStack()
 
-    def put(self, pieces: Sequence[_Piece[T]]) -> None:
+    def put(self, pieces: Iterable[_Piece[T]]) -> None:
         """Of the shared feed."""
         for one in pieces:
             count = len(one.items)
@@ -61,9 +64,9 @@ class Live(Generic[T]):
                     self.alone = True
                     break
                 while self._queue and self._held + count > self._most:
-                    passed = len(self._queue.popleft().items)
-                    self._held -= passed
-                    self._left_out += passed
+                    passed = self._queue.popleft().items
+                    self._held -= len(passed)
+                    self._left_out += len(self._news(passed))
             self._queue.append(one)
             self._held += count
         self._wake.set()
@@ -73,55 +76,95 @@ class Live(Generic[T]):
         while True:
             while not self._queue:
                 if self.alone:
-                    await self._take()
+                    await self._catch_up()
                 else:
                     self._wake.clear()
                     await self._wake.wait()
             one = self._queue.popleft()
             self._held -= len(one.items)
-            if _sequence(one.items[0]) <= self.after:
-                if items := [item for item in one.items if _sequence(item) > self.after]:
-                    self._queue.extendleft(reversed(_pieces(self._encode, items)))
-                    self._held += len(items)
+            items = self._news(one.items)
+            if items is not one.items:
+                self._queue.extendleft(reversed(await _pieces(self._source.encode, items)))
+                self._held += len(items)
                 continue
-            self._last = one.items[-1].position
+            self.last = _place(one.items[-1])
             left_out, self._left_out = self._left_out, 0
             return left_out, one.made
 
-    async def _take(self) -> None:
+    def _news(self, items: Sequence[Item]) -> Sequence[Item]:
+        """What of these it has not got yet."""
+        if _place(items[0]) > self.last:
+            return items
+        return [item for item in items if _place(item) > self.last]
+
+    def join(self) -> bool:
+        """Take what the others have got lately and get from now on, if nothing is between that and `last`."""
+        if self._source.before > self.last:
+            return False
+        self.alone = False
+        self.put(one for one in self._source.recent if _place(one.items[-1]) > self.last)
+        if not self.alone:
+            self._source.readers.add(self)
+        return True
+
+    async def _catch_up(self) -> None:
+        """Join the others again, or else take what comes next from the feed of its own."""
+        if self.join():
+            await self.close()
+            return
         if self._feed is None:
-            start = self._last or f"LOG/{self.after}"
-            self._feed = await self.stack.enter_async_context(self._subscribe(start, self._most))
+            start = f"{self.last[0]}-{self.last[1]}"
+            self._feed = await self._own.enter_async_context(self._source.subscribe(start, self._most))
         items = (await self._feed.next(_BATCH)).items
-        self._queue.extend(_pieces(self._encode, items))
+        self._queue.extend(await _pieces(self._source.encode, items))
         self._held += len(items)
+
+    async def close(self) -> None:
+        """End the feed of its own."""
+        self._feed = None
+        await self._own.aclose()
 
 
 class _Source(Generic[T]):
     """A shared feed."""
 
     def __init__(self, subscribe: Subscribe, encode: Encode[T]) -> None:
+        self.subscribe = subscribe
+        self.encode = encode
         self.readers: set[Live[T]] = set()
         self.users = 0
+        self.recent: deque[_Piece[T]] = deque()
+        """What was given to the readers lately, and `before` is the place of the last event before that."""
+        self.before = _NOWHERE
+        self._kept = 0
         self.begun = asyncio.Event()
         self.error: RefusedError | None = None
-        self.task = asyncio.create_task(self._run(subscribe, encode), name="feed of many")
+        self.task = asyncio.create_task(self._run(), name="feed of many")
 
-    async def _run(self, subscribe: Subscribe, encode: Encode[T]) -> None:
+    async def _run(self) -> None:
         try:
-            async with subscribe("now", _MOST) as feed:
+            async with self.subscribe("now", _MOST) as feed:
                 self.begun.set()
                 while True:
-                    pieces = _pieces(encode, (await feed.next(_BATCH)).items)
-                    for reader in [*self.readers]:
-                        reader.put(pieces)
-                        if reader.alone:
-                            self.readers.discard(reader)
+                    self._give(await _pieces(self.encode, (await feed.next(_BATCH)).items))
                     # As many as there are to serve may have become writable.
                     await asyncio.sleep(0)
         except RefusedError as error:
             self.error = error
             self.begun.set()
+
+    def _give(self, pieces: Sequence[_Piece[T]]) -> None:
+        for one in pieces:
+            self.recent.append(one)
+            self._kept += len(one.items)
+        while self._kept > _MOST:
+            passed = self.recent.popleft().items
+            self._kept -= len(passed)
+            self.before = _place(passed[-1])
+        for reader in [*self.readers]:
+            reader.put(pieces)
+            if reader.alone:
+                self.readers.discard(reader)
 
 
 class Sharing(Generic[T]):
@@ -142,19 +185,18 @@ class Sharing(Generic[T]):
         source = self._sources.get(key)
         if source is None or source.error is not None:
             source = self._sources[key] = _Source(subscribe, self._encode)
-        reader = Live(subscribe, self._encode, most, slow)
+        reader = Live(source, most, slow)
         source.users += 1
         try:
             await source.begun.wait()
             if source.error is not None:
                 raise source.error
-            source.readers.add(reader)
-            # Read when it is one of them already, so that nothing is between the two.
-            reader.after = await end()
-            async with reader.stack:
-                yield reader
+            reader.last = await end(), _LAST
+            reader.join()
+            yield reader
         finally:
             source.readers.discard(reader)
+            await reader.close()
             source.users -= 1
             if not source.users:
                 if self._sources.get(key) is source:
@@ -163,13 +205,14 @@ class Sharing(Generic[T]):
                 await asyncio.gather(source.task, return_exceptions=True)
 
 
-def _pieces(encode: Encode[T], items: Sequence[Item]) -> list[_Piece[T]]:
+async def _pieces(encode: Encode[T], items: Sequence[Item]) -> list[_Piece[T]]:
     made, start = [], 0
-    for count, one in encode(items):
+    for count, one in await encode(items):
         made.append(_Piece(items[start : start + count], one))
         start += count
     return made
 
 
-def _sequence(item: Item) -> int:
-    return int(item.position.partition("-")[0])
+def _place(item: Item) -> tuple[int, int]:
+    sequence, _, index = item.position.partition("-")
+    return int(sequence), int(index)

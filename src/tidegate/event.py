@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["SUBSCRIPTION_STAGE", "DeadLetter", "DeadLetterFact", "Envelope", "Redriven", "Taken"]
+__all__ = ["SUBSCRIPTION_STAGE", "DeadLetter", "DeadLetterFact", "Envelope", "KafkaPlace", "Redriven", "Taken"]
 
 SUBSCRIPTION_STAGE = "subscription"
 """The stage of dead letters that subscriptions leave: events of the log, not inputs that could not become events."""
@@ -87,3 +87,11 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="ingest.taken.v1"):
     empty: int = 0
     """and without a value (tombstones)."""
     time_ms: int = 0
+
+
+class KafkaPlace(msgspec.Struct, frozen=True):
+    """Where a record is in Kafka: what a request on `kafka.out.<topic>` is answered with."""
+
+    topic: str
+    partition: int
+    offset: int

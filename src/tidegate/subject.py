@@ -36,6 +36,7 @@ __all__ = [
     "generation",
     "generation_of",
     "ingest",
+    "kafka",
     "load_declarations",
     "remade",
     "service",
@@ -57,7 +58,7 @@ ALERT_RAISED = "alert.raised"
 STATUS = "status.processes"
 """Plain requests, not stored: every process answers."""
 
-_OWN = {"alert", "ask", "cmd", "ingest", "log", "status"}
+_OWN = {"alert", "ask", "cmd", "ingest", "kafka", "log", "status"}
 _OUTSIDE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,15}")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -125,6 +126,11 @@ def ask(kind: str) -> str:
 def service(name: str, endpoint: str) -> str:
     """`svc.<name>.<endpoint>`: requests (not stored) to Tidegate's NATS micro services."""
     return f"svc.{name}.{endpoint}"
+
+
+def kafka(topic: str) -> str:
+    """`kafka.out.<topic>`: requests (not stored) that the bridge writes to a topic, and answers once that is done."""
+    return f"kafka.out.{topic}"
 
 
 def cell(kind: str, shard: int | str) -> str:

@@ -183,7 +183,6 @@ async def _encoded(output: KafkaOutput, one: Registry | None, line: bytes) -> by
         (Kafka(), "kafka.brokers: is not set"),
         (Kafka(brokers="host"), "kafka.brokers: 'host' is not host:port"),
         (Kafka(brokers="a:1,b:x"), "'b:x' is not host:port"),
-        (Kafka(brokers="a:1"), "neither inputs nor outputs"),
         (Kafka(brokers="a:1", inputs=[KafkaInput(topic="t", source="s")] * 2), "kafka.inputs: 't' is there twice"),
         (
             Kafka(brokers="a:1", outputs=[KafkaOutput(topic="a.b"), KafkaOutput(topic="a_b")]),

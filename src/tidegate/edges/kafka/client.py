@@ -29,11 +29,19 @@ from tidegate.config import Kafka
 from tidegate.entities.selection import EventFilter, selecting
 from tidegate.errors import ConfigError, TierUnavailableError
 
-__all__ = ["KAFKA", "check", "missing", "options", "quiet", "stopped", "told"]
+__all__ = ["KAFKA", "MissingTopicError", "TooLargeError", "check", "missing", "options", "quiet", "stopped", "told"]
 
 KAFKA = "kafka"
 _STOP_SECONDS = 3.0
 _AWAY = (KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError, RequestTimedOutError, OSError, TimeoutError)
+
+
+class MissingTopicError(TierUnavailableError):
+    """There is no such topic, or not that partition of it."""
+
+
+class TooLargeError(TierUnavailableError):
+    """A batch has more bytes than the topic takes; nothing of it is stored."""
 
 
 def check(settings: Kafka) -> None:
@@ -44,10 +52,6 @@ def check(settings: Kafka) -> None:
         host, colon, port = broker.strip().rpartition(":")
         if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
             raise ConfigError("kafka.brokers", f"{broker!r} is not host:port")
-    if not settings.inputs and not settings.outputs:
-        raise ConfigError(
-            "kafka", "names neither inputs nor outputs: add a table [[kafka.inputs]] or [[kafka.outputs]]"
-        )
     read, written = [one.topic for one in settings.inputs], [one.topic for one in settings.outputs]
     keys = [one.key for one in settings.outputs]
     for what, names in (("inputs", read), ("outputs", written), ("outputs", keys)):
@@ -86,8 +90,8 @@ def options(settings: Kafka) -> dict[str, Any]:
     }
 
 
-def missing(topic: str) -> TierUnavailableError:
-    return TierUnavailableError(KAFKA, f"there is no topic {topic!r}; create it, or correct the settings")
+def missing(topic: str) -> MissingTopicError:
+    return MissingTopicError(KAFKA, f"there is no topic {topic!r}; create it, or correct the settings")
 
 
 def quiet() -> None:
@@ -115,12 +119,12 @@ def told(settings: Kafka, what: str) -> Iterator[None]:
     try:
         yield
     except UnknownTopicOrPartitionError as error:
-        raise TierUnavailableError(KAFKA, f"{what}: the topic, or this partition of it, is not there") from error
+        raise MissingTopicError(KAFKA, f"{what}: the topic, or this partition of it, is not there") from error
     except TopicAuthorizationFailedError as error:
         raise TierUnavailableError(KAFKA, f"{what}: this user may not do that; give it the right") from error
     except MessageSizeTooLargeError as error:
         problem = f"{what}: an event is larger than the topic takes; raise its max.message.bytes"
-        raise TierUnavailableError(KAFKA, problem) from error
+        raise TooLargeError(KAFKA, problem) from error
     except IllegalGenerationError as error:
         raise TierUnavailableError(KAFKA, f"{what}: the group has been shared out anew meanwhile") from error
     except _AWAY as error:

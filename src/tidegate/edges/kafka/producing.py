@@ -45,7 +45,7 @@ class Batch:
         )
         self.count = 0
 
-    def add(self, time_ms: int, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> bool:
+    def add(self, time_ms: int, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> bool:
         """False: it is full. The first record is always taken."""
         if self._builder.append(self.count, timestamp=time_ms, key=key, value=value, headers=headers) is None:
             return False

@@ -65,7 +65,8 @@ class JsonReader:
         if frame.is_json(value):
             return [value.replace(b"\n", b" ")]
         lines = frame.split_lines(value)
-        if not frame.is_json(lines[0]):
+        # Also behind a bad one; but inside one object over several lines, which is broken, lines are indented.
+        if not any(line[:1] == b"{" and frame.is_json(line) for line in lines):
             raise FrameError("json", "neither JSON nor lines of JSON")
         return lines
 

@@ -64,7 +64,7 @@ class KafkaDriver:
         enter = self._stack.enter_async_context
         admin = AIOKafkaAdminClient(bootstrap_servers=self._broker.address)
         await admin.start()
-        topics = [one.topic for one in (*self._inputs, *self._outputs)]
+        topics = [one.topic for one in self._inputs] + [one.topic for one in self._outputs]
         await admin.create_topics([NewTopic(topic, 1, 1) for topic in topics])
         await admin.close()
         bus = await enter(connect(self._world.settings.nats_url))

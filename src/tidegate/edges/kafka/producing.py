@@ -21,7 +21,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from tidegate.config import Kafka
-from tidegate.edges.kafka.client import missing, options, stopped, told
+from tidegate.edges.kafka.client import missing, options, started, stopped, told
 
 __all__ = ["Batch", "Producing"]
 
@@ -75,7 +75,7 @@ class Producing:
             if self._client is None:
                 client = AIOKafkaClient(**options(self._settings))
                 try:
-                    await client.bootstrap()
+                    await started(self._settings, client.bootstrap)
                 except BaseException:
                     await stopped(client)
                     raise
@@ -191,7 +191,7 @@ class Producing:
                 fetch_max_wait_ms=50,
             )
             try:
-                await consumer.start()
+                await started(self._settings, consumer.start)
                 consumer.assign(places)
                 yield consumer, places
             finally:

@@ -19,7 +19,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from tidegate import telemetry
 from tidegate.bus import Bus
 from tidegate.config import Kafka
-from tidegate.edges.kafka.client import KAFKA, options, stopped, told
+from tidegate.edges.kafka.client import KAFKA, options, started, stopped, told
 from tidegate.edges.kafka.formats import Reader, reader
 from tidegate.edges.kafka.frames import Packing
 from tidegate.edges.kafka.positions import Place, Positions
@@ -117,7 +117,7 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         )
         try:
             with told(self._settings, "connecting"):
-                await consumer.start()
+                await started(self._settings, consumer.start)
                 await self._read(consumer)
         finally:
             with contextlib.suppress(TimeoutError):

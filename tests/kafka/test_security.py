@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from tests.edges.test_grpc_tls import Signed, signed
+from tests.certificates import Signed, signed
 from tests.edges.world import until
 from tests.kafka.broker import Broker, broker
 from tests.kafka.guard import Guard, guarding

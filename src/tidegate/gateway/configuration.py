@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -278,6 +279,11 @@ def load(path: Path | None) -> Configuration:
 
 
 def _problem(target: Target) -> tuple[str, str] | None:
+    if target.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=target.ca_file)
+        except OSError as error:
+            return "ca_file", f"{target.ca_file} cannot be used: {error}"
     if target.protocol == "nats":
         if not safe_subject(target.subject):
             return "subject", f"{target.subject!r} is no subject for a target: plain tokens, and not one of Tidegate's"

@@ -78,6 +78,8 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="ingest.taken.v1"):
 
     next: int
     """The first offset that has not been taken."""
+    topic_id: str = ""
+    """Which topic it is of those that ever had its name, where the other system says so."""
     messages: int = 0
     """Since the beginning; of these:"""
     records: int = 0

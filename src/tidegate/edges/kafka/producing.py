@@ -22,6 +22,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from tidegate.config import Kafka
 from tidegate.edges.kafka.client import missing, options, started, stopped, told
+from tidegate.edges.kafka.identity import topic_ids
 
 __all__ = ["Batch", "Producing"]
 
@@ -97,6 +98,11 @@ class Producing:
             if not found:
                 raise missing(topic)
             return sorted(found)
+
+    async def topic_id(self, topic: str) -> str:
+        """Empty where the broker has none. Raises TierUnavailableError."""
+        with told(self._settings, f"looking at {topic}"):
+            return (await topic_ids(await self._connected(), [topic])).get(topic, "")
 
     async def send(self, topic: str, batches: Mapping[int, Batch], until: float = math.inf) -> dict[int, int]:
         """Partition -> offset of the first record of its batch, once all replicas in sync have it.

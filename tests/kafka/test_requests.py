@@ -20,7 +20,8 @@ from tests.edges.world import served
 from tests.gateway.conftest import World
 from tests.kafka.broker import Broker, broker
 from tests.kafka.registry import registry
-from tidegate import streams, subject
+from tests.system.harness import system
+from tidegate import config, streams, subject
 from tidegate.auth import Gate, Principal
 from tidegate.auth.principal import LOCAL
 from tidegate.bus import connect
@@ -275,3 +276,50 @@ async def test_a_broker_that_is_away_is_told_and_nothing_that_was_acknowledged_i
                     "offset": 0,
                 }
     assert answer.json()["to"] == ["log", "kafka"]
+
+
+async def test_nothing_that_was_acknowledged_is_lost_when_a_bridge_is_killed_and_another_ended(tmp_path: Path) -> None:
+    """The processes themselves: a gateway, and two bridges that are named nothing but a broker."""
+    path = tmp_path / "gateway.toml"
+    path.write_text('[[routes]]\ntypes = "*"\nto = ["kafka"]\ntopic = "audit"\n')
+    places: dict[KafkaPlace, int] = {}
+    statuses: set[int] = set()
+    with (
+        broker(tmp_path) as kafka,
+        system(
+            tmp_path / "run", kafka=Kafka(brokers=kafka.address), gateway=config.Gateway(config_path=str(path))
+        ) as one,
+    ):
+        await kafka.topic(2, name="audit")
+        await one.serve("nats").ready()
+        async with one.bus():
+            pass
+        gateway, bridges = one.run("gateway"), [one.run("kafka", name=f"kafka-{number}") for number in (1, 2)]
+        await one.ready()
+        ending = asyncio.Event()
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=2.0) as client:
+
+            async def load(number: int) -> None:
+                while not ending.is_set():
+                    number += 10
+                    event = {"event_type": "audit.read", "data": number, "correlation_id": f"c-{number}"}
+                    with contextlib.suppress(httpx.TimeoutException):  # the bridge that had it is gone
+                        answer = await client.post("/v1/events", json=event)
+                        statuses.add(answer.status_code)
+                        if answer.status_code == 202:
+                            places[msgspec.convert(answer.json()["kafka"], KafkaPlace)] = number
+
+            loads = asyncio.gather(*map(load, range(10)))
+            for act in (bridges[0].kill, lambda: bridges[1].signal(signal.SIGTERM)):
+                before = len(places)
+                await asyncio.sleep(0.5)
+                assert len(places) > before
+                act()
+            assert await bridges[1].ended() == 0
+            await asyncio.sleep(0.2)
+            ending.set()
+            await loads
+        records = await kafka.records("audit")
+    found = {KafkaPlace("audit", one.partition, one.offset): msgspec.json.decode(one.value)["data"] for one in records}
+    assert {place: found.get(place) for place in places} == places
+    assert statuses == {202, 503}

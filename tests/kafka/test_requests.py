@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from tests.edges.catalogue import DEEP
 from tests.edges.world import served
 from tests.gateway.conftest import World
 from tests.kafka.broker import Broker, broker
@@ -167,7 +168,15 @@ async def test_what_is_refused_has_a_reason_and_its_neighbours_are_written(
         for who in (LOCAL, ACME):
             assert (await refused(gateways[theirs], principal=who))[0] == "forbidden"
         await sent(gateways[theirs], principal=replace(ACME, grant=replace(ACME.grant, tenant="globex")))
-        for body in (b"", b"[]", b'{"data":', b'{"correlation_id":1,"data":1}', b'{"correlation_id":"c"}'):
+        for body in (
+            b"",
+            b"[]",
+            b'{"data":',
+            b'{"correlation_id":1,"data":1}',
+            b'{"correlation_id":"c"}',
+            b'{"data":"\xff"}',
+            DEEP,
+        ):
             answer = await world.bus.request(subject.kafka(topic), body)
             assert msgspec.json.decode(answer.data)["code"] == "invalid"
             assert (answer.headers or {})["Nats-Service-Error-Code"] == "400"

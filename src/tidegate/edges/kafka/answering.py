@@ -73,6 +73,8 @@ class _Request(Struct, eq=False):
     sent: bool = False
     """It may be in the topic."""
     answered: bool = False
+    stored: bool = False
+    """As the broker has acknowledged."""
 
 
 class _Lane:
@@ -137,7 +139,7 @@ class Answering:
         if self._tenants.get(topic, tenant) != tenant:
             raise RefusedError(Code.FORBIDDEN, f"the topic {topic} takes events of another tenant only")
         try:
-            correlation = _HEAD(message.data).correlation_id
+            correlation = _HEAD(message.data.decode()).correlation_id
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RefusedError(Code.INVALID, f"not an envelope: {error}"[:300]) from error
         if correlation is not None:
@@ -171,7 +173,6 @@ class Answering:
             if began - one.since > _SECONDS:
                 await self._refuse(one, RefusedError(Code.UNAVAILABLE, late))
         problem = RefusedError(Code.TIMEOUT, f"no broker has acknowledged it within {_SECONDS:g} s")
-        sent = self._sent
         try:
             async with asyncio.timeout(_SECONDS):
                 await self._written(topic, [one for one in some if not one.answered])
@@ -187,9 +188,9 @@ class Answering:
         finally:
             for one in some:
                 await self._refuse(one, problem)
+        sent = sum(one.stored for one in some)
         seconds = time.monotonic() - began
-        done = self._sent - sent
-        telemetry.emit(telemetry.KafkaAnswered(sent=done, refused=len(some) - done, seconds=seconds))
+        telemetry.emit(telemetry.KafkaAnswered(sent=sent, refused=len(some) - sent, seconds=seconds))
 
     async def _written(self, topic: str, some: list[_Request]) -> None:
         """Raises TierUnavailableError before anything is sent."""
@@ -240,8 +241,9 @@ class Answering:
             problem = RefusedError(Code.UNAVAILABLE, str(error), after=1.0)
         else:
             self._problem = ""
+            self._sent += len(some)
             for offset, one in enumerate(some, start=first):
-                self._sent += 1
+                one.stored = True
                 await self._reply(one, msgspec.json.encode(KafkaPlace(topic=topic, partition=partition, offset=offset)))
             return
         for one in some:
@@ -254,7 +256,8 @@ class Answering:
         if one.answered:
             return
         self._refused += 1
-        self._problem = error.problem
+        if error.code in (Code.UNAVAILABLE, Code.TIMEOUT, Code.NOT_FOUND):
+            self._problem = error.problem
         if one.sent and error.code in (Code.UNAVAILABLE, Code.TIMEOUT):
             error = RefusedError(error.code, error.problem + _UNKNOWN, after=error.after)
         await self._reply(one, *error_of(error))

@@ -138,5 +138,5 @@ def encoder(
 def _told(make: Callable[[], bytes], topic: str) -> bytes:
     try:
         return make()
-    except (CodecError, msgspec.MsgspecError) as error:
+    except (CodecError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TierUnavailableError("kafka", f"an event cannot be written to {topic} in its format: {error}") from error

@@ -21,9 +21,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.conftest import free_ports
 
-__all__ = ["Broker", "broker"]
+__all__ = ["Broker", "HoleError", "broker"]
 
 Value = bytes | None
+
+
+class HoleError(Exception):
+    """The broker tells of records that it has not."""
 
 
 class Broker:
@@ -114,8 +118,12 @@ class Broker:
             while not (places := one.assignment()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             found: list[Any] = []
+            ends: dict[Any, int | None] = {}
             left = set(places)
+            deadline = time.monotonic() + 10
             while left:
+                if time.monotonic() > deadline:
+                    raise HoleError(f"{topic} ends at {ends}, but no more than {len(found)} records come")
                 for records in (await one.getmany(timeout_ms=50)).values():
                     found += records
                 # Not by asking for the ends: Tansu then tells the offset behind the first record of the last batch.

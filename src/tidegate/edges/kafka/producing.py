@@ -21,8 +21,9 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from tidegate.config import Kafka
-from tidegate.edges.kafka.client import missing, options, started, stopped, told
+from tidegate.edges.kafka.client import KAFKA, missing, options, started, stopped, told
 from tidegate.edges.kafka.identity import topic_ids
+from tidegate.errors import TierUnavailableError
 
 __all__ = ["Batch", "Producing"]
 
@@ -169,8 +170,17 @@ class Producing:
             # batch. What comes along with records is right.
             ends: dict[TopicPartition, int] = {}
             left = set(places)
+            moved = time.monotonic()
             while left:
                 found = await consumer.getmany(timeout_ms=100)
+                if found:
+                    moved = time.monotonic()
+                elif time.monotonic() - moved > self._settings.request_timeout_seconds:
+                    # Seen with Tansu on S3, after a kill: it tells of a batch that it has not stored.
+                    told_of = ", ".join(f"partition {one.partition} ends at {ends.get(one)}" for one in left)
+                    raise TierUnavailableError(
+                        KAFKA, f"{topic} cannot be read to its end: {told_of}, but no more comes"
+                    )
                 for one in left - ends.keys():
                     if (end := consumer.highwater(one)) is not None:
                         ends[one] = end

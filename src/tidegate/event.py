@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["SUBSCRIPTION_STAGE", "DeadLetter", "DeadLetterFact", "Envelope", "Redriven", "Taken"]
+__all__ = ["SUBSCRIPTION_STAGE", "DeadLetter", "DeadLetterFact", "Envelope", "KafkaPlace", "Redriven", "Taken"]
 
 SUBSCRIPTION_STAGE = "subscription"
 """The stage of dead letters that subscriptions leave: events of the log, not inputs that could not become events."""
@@ -78,6 +78,8 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="ingest.taken.v1"):
 
     next: int
     """The first offset that has not been taken."""
+    topic_id: str = ""
+    """Which topic it is of those that ever had its name, where the other system says so."""
     messages: int = 0
     """Since the beginning; of these:"""
     records: int = 0
@@ -87,3 +89,11 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="ingest.taken.v1"):
     empty: int = 0
     """and without a value (tombstones)."""
     time_ms: int = 0
+
+
+class KafkaPlace(msgspec.Struct, frozen=True):
+    """Where a record is in Kafka: what a request on `kafka.out.<topic>` is answered with."""
+
+    topic: str
+    partition: int
+    offset: int

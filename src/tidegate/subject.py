@@ -36,6 +36,7 @@ __all__ = [
     "generation",
     "generation_of",
     "ingest",
+    "kafka",
     "load",
     "load_declarations",
     "remade",
@@ -58,7 +59,7 @@ ALERT_RAISED = "alert.raised"
 STATUS = "status.processes"
 """Plain requests, not stored: every process answers."""
 
-_OWN = {"alert", "ask", "cmd", "ingest", "log", "status"}
+_OWN = {"alert", "ask", "cmd", "ingest", "kafka", "log", "status"}
 _OUTSIDE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,15}")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -131,6 +132,11 @@ def service(name: str, endpoint: str) -> str:
 def load(process: str) -> str:
     """`status.load.<process>`: plain messages, not stored: how many cells each process of this name runs."""
     return f"status.load.{process}"
+
+
+def kafka(topic: str) -> str:
+    """`kafka.out.<topic>`: requests (not stored) that the bridge writes to a topic, and answers once that is done."""
+    return f"kafka.out.{topic}"
 
 
 def cell(kind: str, shard: int | str) -> str:

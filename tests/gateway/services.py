@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -126,7 +127,7 @@ class Rest:
 
 
 @contextlib.asynccontextmanager
-async def websocket_service() -> AsyncIterator[tuple[str, list[ServerConnection]]]:
+async def websocket_service(tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[str, list[ServerConnection]]]:
     """URL and open connections of a server that echoes requests, and sends numbers to who subscribes."""
     connections: list[ServerConnection] = []
 
@@ -144,13 +145,13 @@ async def websocket_service() -> AsyncIterator[tuple[str, list[ServerConnection]
             elif asked["operation"] != "silence":
                 await connection.send(json.dumps({"id": asked["id"], "result": asked["payload"]}))
 
-    async with serve(handle, "127.0.0.1", 0) as server:
+    async with serve(handle, "127.0.0.1", 0, ssl=tls) as server:
         port = next(iter(server.sockets)).getsockname()[1]
-        yield f"ws://127.0.0.1:{port}", connections
+        yield f"{'wss' if tls else 'ws'}://127.0.0.1:{port}", connections
 
 
 @contextlib.asynccontextmanager
-async def grpc_service() -> AsyncIterator[str]:
+async def grpc_service(credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[str]:
     """URL of a server with reflection and the service `demo.Echo`: Say, Refuse, Wait, Large, Count (a stream)."""
     from google.protobuf import descriptor_pb2, descriptor_pool
 
@@ -202,9 +203,10 @@ async def grpc_service() -> AsyncIterator[str]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("demo.Echo", handlers),))
     reflection.enable_server_reflection(["demo.Echo"], server, pool=pool)
     (port,) = free_ports(1)
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    address = f"127.0.0.1:{port}"
+    server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     try:
-        yield f"grpc://127.0.0.1:{port}"
+        yield f"{'grpcs' if credentials else 'grpc'}://{address}"
     finally:
         await server.stop(0)

@@ -17,6 +17,7 @@ from tests.gateway.conftest import World
 from tests.gateway.services import Rest, grpc_service, websocket_service
 from tidegate.entities.call import Call
 from tidegate.errors import CommandRefusedError, RefusedError
+from tidegate.event import KafkaPlace
 from tidegate.gateway import Configuration, Gateway
 from tidegate.gateway.configuration import Breaker, Callbacks, Calls, Retry, Secret, Streams, Target
 
@@ -259,7 +260,7 @@ async def test_events_go_where_their_types_say(world: World, rest: Rest) -> None
     async def hear(message: Msg) -> None:
         heard.append(message)
         if message.reply:
-            await message.respond(b"")
+            await message.respond(b'{"topic":"audit","partition":1,"offset":7}')
 
     from tidegate.gateway.configuration import Route
 
@@ -275,7 +276,7 @@ async def test_events_go_where_their_types_say(world: World, rest: Rest) -> None
         assert found.positions[0].startswith("INGEST/")
         assert await stored(world, "services") == [{"data": {"user": "a"}, "event_type": "security.login.failed"}]
         await gateway.publish_event("realtime.tick", 1)
-        await gateway.publish_event("audit.read", 2)
+        assert (await gateway.publish_event("audit.read", 2)).kafka == KafkaPlace("audit", 1, 7)
 
         async def both() -> bool:
             return len(heard) == 2

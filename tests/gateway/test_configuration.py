@@ -71,9 +71,9 @@ def test_secrets_are_read_and_never_told(tmp_path: Path) -> None:
 
 
 def test_callbacks_reach_no_subject_of_nats_or_tidegate() -> None:
-    callbacks = Callbacks(subjects=("results", "log", "$JS"))
-    asked = ("results.a", "resultsx", "results.*", "log.event.0", "$JS.API")
-    assert [callbacks.allow_subject(one) for one in asked] == [True, False, False, False, False]
+    callbacks = Callbacks(subjects=("results", "log", "kafka", "$JS"))
+    asked = ("results.a", "resultsx", "results.*", "log.event.0", "kafka.out.audit", "$JS.API")
+    assert [callbacks.allow_subject(one) for one in asked] == [True, False, False, False, False, False]
     assert not safe_subject("ingest.x.0")
 
 
@@ -84,4 +84,4 @@ def test_the_file_that_the_documentation_shows_can_be_loaded(tmp_path: Path, mon
     path.write_text(page.split("```toml\n")[1].split("```")[0])
     found = load(path)
     assert found.targets[0].hedge is not None
-    assert [one.types for one in found.routes] == ["realtime.*", "*"]
+    assert [one.types for one in found.routes] == ["realtime.*", "audit.*", "*"]

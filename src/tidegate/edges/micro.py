@@ -28,7 +28,7 @@ from tidegate.edges.http import STATUS
 from tidegate.entities.access_key import Scope
 from tidegate.errors import BusUnavailableError, Code, RefusedError
 
-__all__ = ["KEY_HEADER", "Endpoint", "MicroService", "serving"]
+__all__ = ["KEY_HEADER", "Endpoint", "MicroService", "error_of", "serving"]
 
 _log = logging.getLogger(__name__)
 KEY_HEADER = "Tidegate-Key"
@@ -38,6 +38,20 @@ _UNDER_WAY = 64
 _MOST_BYTES = 256 * 1024
 _GRACE_SECONDS = 2.0
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+def error_of(error: RefusedError) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of the answer to who is refused."""
+    members: dict[str, Any] = {"code": error.code.value, **error.details}
+    if error.after:
+        members["retry_after_seconds"] = error.after
+    return _error(STATUS[error.code][0], error.problem, members)
+
+
+def _error(number: int, problem: str, members: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+    problem = _CONTROL.sub(" ", problem[:400]).encode("utf-8", "replace").decode()
+    headers = {"Nats-Service-Error": problem, "Nats-Service-Error-Code": str(number)}
+    return msgspec.json.encode({**members, "detail": problem}), headers
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -129,25 +143,19 @@ class MicroService:
             raise
         except Exception:  # noqa: BLE001 - a fault of ours has to be seen, and whoever asks need not wait for it
             _log.exception("a request to %s has failed", endpoint.subject)
-            await self._error(endpoint, message, 500, "an error in the service; its log says more", {"code": "error"})
+            told = _error(500, "an error in the service; its log says more", {"code": "error"})
+            await self._tell_error(endpoint, message, *told)
         finally:
             stats.processing_time += time.perf_counter_ns() - began
 
     async def _refuse(self, endpoint: Endpoint, message: Msg, error: RefusedError) -> None:
-        members: dict[str, Any] = {"code": error.code.value, **error.details}
-        if error.after:
-            members["retry_after_seconds"] = error.after
-        await self._error(endpoint, message, STATUS[error.code][0], error.problem, members)
+        await self._tell_error(endpoint, message, *error_of(error))
 
-    async def _error(
-        self, endpoint: Endpoint, message: Msg, number: int, problem: str, members: dict[str, Any]
-    ) -> None:
+    async def _tell_error(self, endpoint: Endpoint, message: Msg, body: bytes, headers: dict[str, str]) -> None:
         stats = self._stats[endpoint.name]
         stats.num_errors += 1
-        problem = _CONTROL.sub(" ", problem[:400]).encode("utf-8", "replace").decode()
-        stats.last_error = f"{number}:{problem}"
-        headers = {"Nats-Service-Error": problem, "Nats-Service-Error-Code": str(number)}
-        await self._reply(message, msgspec.json.encode({**members, "detail": problem}), headers)
+        stats.last_error = f"{headers['Nats-Service-Error-Code']}:{headers['Nats-Service-Error']}"
+        await self._reply(message, body, headers)
 
     async def _reply(self, message: Msg, body: bytes, headers: dict[str, str] | None = None) -> None:
         if message.reply:

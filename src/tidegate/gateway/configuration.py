@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,7 +41,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_OURS = ("alert", "ask", "cmd", "ingest", "log", "status")
+_OURS = ("alert", "ask", "cmd", "ingest", "kafka", "log", "status")
 """First tokens of subjects that have a meaning inside Tidegate: nobody outside makes the gateway write to them."""
 _SCHEMES = {
     "rest": ("http", "https"),
@@ -195,7 +196,7 @@ class Route(_Table, frozen=True):
     source: str = "gateway"
     """For `log`: the source in INGEST."""
     topic: str = ""
-    """For `kafka`."""
+    """For `kafka`: letters, digits, _ and -, in parts with dots between."""
 
 
 _ROUTES = (
@@ -266,8 +267,8 @@ def load(path: Path | None) -> Configuration:
     for number, route in enumerate(found.routes):
         if not valid_source(route.source):
             raise wrong(["routes", number, "source"], f"{route.source!r} is no source name")
-        if "kafka" in route.to and not NAME.fullmatch(route.topic):
-            raise wrong(["routes", number, "to"], "a route to kafka needs a `topic`: letters, digits, _ and -")
+        if "kafka" in route.to and not (_SUBJECT.fullmatch(route.topic) and len(route.topic) < 250):
+            raise wrong(["routes", number, "to"], "a route to kafka needs a `topic`: letters, digits, _, - and dots")
     for url in found.callbacks.webhooks:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.netloc or not parts.path or "@" in url:
@@ -278,6 +279,11 @@ def load(path: Path | None) -> Configuration:
 
 
 def _problem(target: Target) -> tuple[str, str] | None:
+    if target.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=target.ca_file)
+        except OSError as error:
+            return "ca_file", f"{target.ca_file} cannot be used: {error}"
     if target.protocol == "nats":
         if not safe_subject(target.subject):
             return "subject", f"{target.subject!r} is no subject for a target: plain tokens, and not one of Tidegate's"

@@ -29,7 +29,8 @@ from tidegate.config import Settings
 from tidegate.entities import call as calls
 from tidegate.entities import connection as connections
 from tidegate.errors import Code, RefusedError
-from tidegate.event import Envelope
+from tidegate.event import Envelope, KafkaPlace
+from tidegate.gateway import kafka
 from tidegate.gateway.calling import CallRunner
 from tidegate.gateway.channel import CallResult, ChannelStatus
 from tidegate.gateway.channels import Channels
@@ -54,6 +55,7 @@ class EventPublished(Struct, frozen=True, omit_defaults=True):
     to: tuple[str, ...]
     positions: tuple[str, ...] = ()
     """In the ingest stream: what queries can wait for."""
+    kafka: KafkaPlace | None = None
 
 
 class _Accepted:
@@ -230,8 +232,10 @@ class Gateway:
     ) -> EventPublished:
         """Publish an event on the bus, or buses, that its type's route names.
 
-        `log`: stored in INGEST when this returns. `realtime`: told to whoever listens on `live.<tenant>.<type>` now, at
-        most once. `kafka`: answered for by the bridge on `kafka.out.<topic>`; RefusedError when there is none.
+        `log`: stored in INGEST when this returns. `kafka`: then acknowledged by the broker. `realtime`: at last told to
+        whoever listens on `live.<tenant>.<type>` now, at most once. The details of a RefusedError have the positions of
+        what is in INGEST all the same. `key` is the idempotency key: INGEST keeps one event under it, and a record in
+        Kafka has it as a header.
         """
         principal.need("publish")
         if not _TYPE.fullmatch(event_type) or len(event_type) > 200:
@@ -243,14 +247,22 @@ class Gateway:
             raise RefusedError(Code.FORBIDDEN, f"{principal.id} may not publish to {route.source!r}")
         event = msgspec.json.encode(Envelope(data=data, event_type=event_type, correlation_id=correlation_id))
         positions: tuple[str, ...] = ()
+        place: KafkaPlace | None = None
         if "log" in route.to:
             stored = await self._publishing.publish(principal, route.source, event, "application/json", key=key)
             positions = tuple(stored.positions)
+        else:
+            await self._publishing.allow(principal, len(event), key)
         if "kafka" in route.to:
-            await self._connected().request(f"kafka.out.{route.topic}", event)
+            named = f"{principal.tenant}:{key}" if principal.tenant and key else key
+            try:
+                place = await kafka.write(self._connected(), route.topic, event, tenant=principal.tenant, key=named)
+            except RefusedError as error:
+                error.details |= {"positions": positions} if positions else {}
+                raise
         if "realtime" in route.to:
             await self._connected().send(f"live.{principal.tenant or '_'}.{event_type}", event)
-        return EventPublished(route.to, positions)
+        return EventPublished(route.to, positions, place)
 
     # -- streams ------------------------------------------------------------------------------------------------
 

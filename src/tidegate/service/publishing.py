@@ -138,8 +138,7 @@ class Publishing:
             raise RefusedError(Code.INVALID, f"{source[:80]!r} is no source name: use letters, digits, _ and -")
         if principal.grant.sources and source not in principal.grant.sources:
             raise RefusedError(Code.FORBIDDEN, f"{principal.id} may not publish to {source!r}")
-        if len(key) > 200 or not key.isascii() or not (key.isprintable() or not key):
-            raise RefusedError(Code.INVALID, "an idempotency key has at most 200 printable ASCII characters")
+        _check_key(key)
         call = _Call(principal, source, key, trace)
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -166,6 +165,13 @@ class Publishing:
         finally:
             for future, _, _ in call.waiting:
                 future.cancel()
+
+    async def allow(self, principal: Principal, size: int, key: str = "") -> None:
+        """The limits of `publish`, for one record of `size` bytes that goes elsewhere. Raises RefusedError."""
+        _check_key(key)
+        if 0 < (most := self._gate.most_bytes(principal)) < size:
+            raise RefusedError(Code.TOO_LARGE, f"{principal.id} may send bodies of {most} bytes")
+        await self._gate.throttle(principal, 1)
 
     async def _stored(self, call: _Call, body: Body, content_type: str, content_encoding: str) -> Published:
         codec = _BY_LINES.get(content_type.split(";", 1)[0].strip().lower())
@@ -322,6 +328,11 @@ class Publishing:
             problem = one.reason if answer.refused_count == 1 else f"none of the records can be taken: {one.reason}"
             raise call.failed(Code.INVALID, problem)
         return answer
+
+
+def _check_key(key: str) -> None:
+    if len(key) > 200 or not key.isascii() or not (key.isprintable() or not key):
+        raise RefusedError(Code.INVALID, "an idempotency key has at most 200 printable ASCII characters")
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

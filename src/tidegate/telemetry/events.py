@@ -675,6 +675,22 @@ class KafkaWritten(Event, frozen=True, kw_only=True):
     seconds: float
 
 
+class KafkaAnswered(Event, frozen=True, kw_only=True):
+    """Requests to write an event each to one topic were answered."""
+
+    tag = "kafka.answered"
+    text = "requests for kafka answered"
+    level = "debug"
+    metrics = (
+        counter("kafka_requests_sent", "Events of requests that are in their topics", amount="sent"),
+        counter("kafka_requests_refused", "Requests to write to Kafka that got an error", amount="refused"),
+        histogram("kafka_requests", "From the begin of a batch of requests to its last answer"),
+    )
+    sent: int
+    refused: int
+    seconds: float
+
+
 class KafkaWaiting(Event, frozen=True, kw_only=True):
     """Something of what is read from Kafka has to wait."""
 

@@ -1,6 +1,6 @@
-"""The two ways of the bridge together: what the process `kafka` runs.
+"""The two ways of the bridge, and the answers to requests, together: what the process `kafka` runs.
 
-Invariant: inputs and outputs do not wait for each other, nor one output for another.
+Invariant: inputs, outputs and requests do not wait for each other, nor one output for another.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tidegate.actor.mailbox import Mailbox
 from tidegate.actor.ownership import PinnedConsumer
 from tidegate.bus import Bus
 from tidegate.config import Settings
+from tidegate.edges.kafka.answering import Answering, answering
 from tidegate.edges.kafka.client import check, quiet
 from tidegate.edges.kafka.producing import Producing
 from tidegate.edges.kafka.reading import Inputs
@@ -29,9 +30,17 @@ __all__ = ["Bridge", "bridged"]
 class Bridge:
     """Made by `bridged`."""
 
-    def __init__(self, settings: Settings, declared: Declarations, bus: Bus, producing: Producing) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        declared: Declarations,
+        bus: Bus,
+        producing: Producing,
+        registry: Registry | None,
+        answering: Answering,
+    ) -> None:
         kafka = settings.kafka
-        registry = Registry(kafka.registry) if kafka.registry else None
+        self._answering = answering
         self.inputs = Inputs(kafka, bus, declared.partitions, registry) if kafka.inputs else None
         self.cells: list[Cell] = []
         self._works: list[OutputWork] = []
@@ -61,6 +70,7 @@ class Bridge:
         ]
         if self._works:
             found["kafka out"] = rows
+        found["kafka requests"] = [self._answering.row()]
         return found
 
 
@@ -70,7 +80,9 @@ async def bridged(settings: Settings, declared: Declarations, bus: Bus) -> Async
     check(settings.kafka)
     quiet()
     producing = Producing(settings.kafka)
+    registry = Registry(settings.kafka.registry) if settings.kafka.registry else None
     try:
-        yield Bridge(settings, declared, bus, producing)
+        async with answering(settings.kafka, bus, registry) as requests:
+            yield Bridge(settings, declared, bus, producing, registry, requests)
     finally:
         await producing.aclose()

@@ -5,12 +5,11 @@ Invariant: looking writes nothing and joins no group.
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiokafka import AIOKafkaConsumer
+from msgspec.structs import replace
 
 from tidegate.config import Kafka
-from tidegate.edges.kafka.client import check, options, quiet, stopped, told
+from tidegate.edges.kafka.client import check, options, quiet, started, stopped, told
 
 __all__ = ["topics"]
 
@@ -22,11 +21,11 @@ async def topics(settings: Kafka, seconds: float) -> dict[str, bool]:
     """
     check(settings)
     quiet()
-    given: dict[str, Any] = options(settings) | {"request_timeout_ms": int(seconds * 1000)}
-    consumer = AIOKafkaConsumer(**given)
+    settings = replace(settings, request_timeout_seconds=seconds)
+    consumer = AIOKafkaConsumer(**options(settings))
     try:
         with told(settings, "connecting"):
-            await consumer.start()
+            await started(settings, consumer.start)
             there = await consumer.topics()
             names = [one.topic for one in settings.inputs] + [one.topic for one in settings.outputs]
             return {name: name in there for name in names}

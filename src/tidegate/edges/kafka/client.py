@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import anyio
+from aiokafka.conn import create_conn
 from aiokafka.errors import (
     IllegalGenerationError,
     KafkaConnectionError,
@@ -21,19 +22,43 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     NodeNotReadyError,
     RequestTimedOutError,
+    SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
+    UnsupportedSaslMechanismError,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 
 from tidegate.config import Kafka
 from tidegate.entities.selection import EventFilter, selecting
 from tidegate.errors import ConfigError, TierUnavailableError
 
-__all__ = ["KAFKA", "check", "missing", "options", "quiet", "stopped", "told"]
+__all__ = [
+    "KAFKA",
+    "MissingTopicError",
+    "TooLargeError",
+    "check",
+    "missing",
+    "options",
+    "quiet",
+    "started",
+    "stopped",
+    "told",
+]
 
 KAFKA = "kafka"
 _STOP_SECONDS = 3.0
+_REFUSED = (KeyError, ValueError, AssertionError)
+"""Seen with aiokafka 0.14: what its SASL raises for answers it does not expect, such as SCRAM's `e=unknown-user`."""
 _AWAY = (KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError, RequestTimedOutError, OSError, TimeoutError)
+
+
+class MissingTopicError(TierUnavailableError):
+    """There is no such topic, or not that partition of it."""
+
+
+class TooLargeError(TierUnavailableError):
+    """A batch has more bytes than the topic takes; nothing of it is stored."""
 
 
 def check(settings: Kafka) -> None:
@@ -44,10 +69,6 @@ def check(settings: Kafka) -> None:
         host, colon, port = broker.strip().rpartition(":")
         if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
             raise ConfigError("kafka.brokers", f"{broker!r} is not host:port")
-    if not settings.inputs and not settings.outputs:
-        raise ConfigError(
-            "kafka", "names neither inputs nor outputs: add a table [[kafka.inputs]] or [[kafka.outputs]]"
-        )
     read, written = [one.topic for one in settings.inputs], [one.topic for one in settings.outputs]
     keys = [one.key for one in settings.outputs]
     for what, names in (("inputs", read), ("outputs", written), ("outputs", keys)):
@@ -86,8 +107,8 @@ def options(settings: Kafka) -> dict[str, Any]:
     }
 
 
-def missing(topic: str) -> TierUnavailableError:
-    return TierUnavailableError(KAFKA, f"there is no topic {topic!r}; create it, or correct the settings")
+def missing(topic: str) -> MissingTopicError:
+    return MissingTopicError(KAFKA, f"there is no topic {topic!r}; create it, or correct the settings")
 
 
 def quiet() -> None:
@@ -109,20 +130,60 @@ async def stopped(client: Any) -> None:
         task.exception()  # seen
 
 
+async def started(settings: Kafka, start: Callable[[], Awaitable[Any]]) -> None:
+    """Begin with a client of aiokafka. Raises TierUnavailableError with the reason, which aiokafka itself only logs."""
+    try:
+        await start()
+    except (KafkaConnectionError, *_REFUSED) as error:
+        raise TierUnavailableError(KAFKA, await _reason(settings)) from error
+
+
+async def _reason(settings: Kafka) -> str:
+    """Why there is no connection: that of the first broker which says one."""
+    given = {name: value for name, value in options(settings).items() if name != "metadata_max_age_ms"}
+    found = f"no broker answers at {settings.brokers}"
+    for broker in given.pop("bootstrap_servers"):
+        host, _, port = broker.rpartition(":")
+        connection = None
+        try:
+            connection = await create_conn(host, int(port), **given)
+            await connection.send(MetadataRequest([]))
+        except ssl.SSLCertVerificationError as error:
+            return f"the certificate of {broker} is not trusted: {error.verify_message}; kafka.ca_file names whose are"
+        except ssl.SSLError as error:
+            return f"no TLS with {broker}: {error.reason}; see kafka.protocol"
+        except UnsupportedSaslMechanismError:
+            return f"{broker} does not take {settings.sasl_mechanism}; see kafka.sasl_mechanism"
+        except (SaslAuthenticationFailed, *_REFUSED):
+            return f"{broker} refuses the user {settings.username!r}; correct kafka.username or kafka.password"
+        except KafkaConnectionError:
+            found = f"{broker} closes the connection; see kafka.protocol, which is {settings.protocol}"
+        except (KafkaError, OSError, TimeoutError) as error:
+            found = f"no broker answers at {settings.brokers} ({str(error) or type(error).__name__})"[:300]
+        finally:
+            if connection is not None:
+                connection.close()
+    return found
+
+
 @contextlib.contextmanager
 def told(settings: Kafka, what: str) -> Iterator[None]:
     """Raises TierUnavailableError for the errors of Kafka."""
     try:
         yield
     except UnknownTopicOrPartitionError as error:
-        raise TierUnavailableError(KAFKA, f"{what}: the topic, or this partition of it, is not there") from error
+        raise MissingTopicError(KAFKA, f"{what}: the topic, or this partition of it, is not there") from error
     except TopicAuthorizationFailedError as error:
         raise TierUnavailableError(KAFKA, f"{what}: this user may not do that; give it the right") from error
     except MessageSizeTooLargeError as error:
         problem = f"{what}: an event is larger than the topic takes; raise its max.message.bytes"
-        raise TierUnavailableError(KAFKA, problem) from error
+        raise TooLargeError(KAFKA, problem) from error
     except IllegalGenerationError as error:
         raise TierUnavailableError(KAFKA, f"{what}: the group has been shared out anew meanwhile") from error
+    except KeyError as error:
+        if error.args[0] not in ("r", "s", "i", "v"):
+            raise
+        raise TierUnavailableError(KAFKA, f"{what}: the user {settings.username!r} is refused") from error
     except _AWAY as error:
         problem = f"{what}: no broker answers at {settings.brokers} ({type(error).__name__})"
         raise TierUnavailableError(KAFKA, problem) from error

@@ -13,6 +13,7 @@ import msgspec
 
 from tidegate import frame
 from tidegate.codec import avro, protobuf
+from tidegate.codec.shape import NAMESPACE
 from tidegate.codec.versions import avro_schema
 from tidegate.config import KafkaOutput
 from tidegate.edges.kafka.avro import AvroReader
@@ -21,7 +22,7 @@ from tidegate.errors import CodecError, FrameError, TierUnavailableError
 from tidegate.event import Envelope
 from tidegate.ocsf import OcsfEvent
 
-__all__ = ["CONTENT_TYPES", "JsonReader", "ProtobufReader", "Reader", "encoder", "reader"]
+__all__ = ["CONTENT_TYPES", "Encode", "JsonReader", "ProtobufReader", "Reader", "encoder", "reader"]
 
 CONTENT_TYPES = {
     "json": frame.JSON,
@@ -30,7 +31,6 @@ CONTENT_TYPES = {
 }
 _MAX_BYTES = 32 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
-_EVENT = msgspec.json.Decoder(OcsfEvent).decode
 _encode = msgspec.json.Encoder().encode
 Encode = Callable[[bytes], bytes]
 
@@ -65,7 +65,8 @@ class JsonReader:
         if frame.is_json(value):
             return [value.replace(b"\n", b" ")]
         lines = frame.split_lines(value)
-        if not frame.is_json(lines[0]):
+        # Also behind a bad one; but inside one object over several lines, which is broken, lines are indented.
+        if not any(line[:1] == b"{" and frame.is_json(line) for line in lines):
             raise FrameError("json", "neither JSON nor lines of JSON")
         return lines
 
@@ -111,20 +112,25 @@ def reader(kind: str, registry: Registry | None) -> Reader:
             return JsonReader()
 
 
-def encoder(output: KafkaOutput, registry: Registry | None) -> Callable[[], Awaitable[Encode]]:
+def encoder(
+    output: KafkaOutput, registry: Registry | None, shape: type[OcsfEvent] | type[Envelope] = OcsfEvent
+) -> Callable[[], Awaitable[Encode]]:
     """Gives what makes a value of an event. That raises TierUnavailableError while a registry is needed and away."""
     number = 0
+    decode: Callable[[bytes], msgspec.Struct] = msgspec.json.Decoder(shape).decode
+    # Confluent's TopicNameStrategy for what a topic is for, its TopicRecordNameStrategy for what else is there.
+    name = "value" if shape is OcsfEvent else f"{NAMESPACE}.{shape.__name__}"
 
     async def ready() -> Encode:
         nonlocal number
         if output.format == "json":
             return bytes
         if output.format == "protobuf":
-            return lambda line: _told(lambda: protobuf.to_message(_EVENT(line)), output.topic)
+            return lambda line: _told(lambda: protobuf.to_message(decode(line)), output.topic)
         if registry is not None and not number:
-            schema = _encode(avro_schema(OcsfEvent))
-            number = await registry.register(f"{output.topic}-value", schema)
-        return lambda line: _told(lambda: avro.to_confluent(_EVENT(line), number), output.topic)
+            schema = _encode(avro_schema(shape))
+            number = await registry.register(f"{output.topic}-{name}", schema)
+        return lambda line: _told(lambda: avro.to_confluent(decode(line), number), output.topic)
 
     return ready
 
@@ -132,5 +138,5 @@ def encoder(output: KafkaOutput, registry: Registry | None) -> Callable[[], Awai
 def _told(make: Callable[[], bytes], topic: str) -> bytes:
     try:
         return make()
-    except (CodecError, msgspec.MsgspecError) as error:
+    except (CodecError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TierUnavailableError("kafka", f"an event cannot be written to {topic} in its format: {error}") from error

@@ -80,12 +80,17 @@ class Packing:
             else:
                 try:
                     lines = read(value)
-                    if len(value) > _RECORD_BYTES and max(map(len, lines)) > _RECORD_BYTES:
-                        raise FrameError("record_size", f"a record has more than {_RECORD_BYTES} bytes")
                 except FrameError as error:
                     done.append(self._refused(value, offset, _trace(record.headers), error))
                     refused += 1
                 else:
+                    if len(value) > _RECORD_BYTES and (long := [line for line in lines if len(line) > _RECORD_BYTES]):
+                        lines = [line for line in lines if len(line) <= _RECORD_BYTES]
+                        large = FrameError("record_size", f"a record has more than {_RECORD_BYTES} bytes")
+                        # Of several records those that are too long; of one the value as it came.
+                        whole = [value] if not lines and len(long) == 1 else long
+                        done += [self._refused(one, offset, _trace(record.headers), large) for one in whole]
+                        refused += 1
                     into = self._frame(frames, record.headers) if record.headers else plain
                     for line in lines:
                         into.lines.append(line)

@@ -21,7 +21,9 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from tidegate.config import Kafka
-from tidegate.edges.kafka.client import missing, options, stopped, told
+from tidegate.edges.kafka.client import KAFKA, missing, options, started, stopped, told
+from tidegate.edges.kafka.identity import topic_ids
+from tidegate.errors import TierUnavailableError
 
 __all__ = ["Batch", "Producing"]
 
@@ -45,7 +47,7 @@ class Batch:
         )
         self.count = 0
 
-    def add(self, time_ms: int, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> bool:
+    def add(self, time_ms: int, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> bool:
         """False: it is full. The first record is always taken."""
         if self._builder.append(self.count, timestamp=time_ms, key=key, value=value, headers=headers) is None:
             return False
@@ -75,7 +77,7 @@ class Producing:
             if self._client is None:
                 client = AIOKafkaClient(**options(self._settings))
                 try:
-                    await client.bootstrap()
+                    await started(self._settings, client.bootstrap)
                 except BaseException:
                     await stopped(client)
                     raise
@@ -97,6 +99,11 @@ class Producing:
             if not found:
                 raise missing(topic)
             return sorted(found)
+
+    async def topic_id(self, topic: str) -> str:
+        """Empty where the broker has none. Raises TierUnavailableError."""
+        with told(self._settings, f"looking at {topic}"):
+            return (await topic_ids(await self._connected(), [topic])).get(topic, "")
 
     async def send(self, topic: str, batches: Mapping[int, Batch], until: float = math.inf) -> dict[int, int]:
         """Partition -> offset of the first record of its batch, once all replicas in sync have it.
@@ -163,8 +170,17 @@ class Producing:
             # batch. What comes along with records is right.
             ends: dict[TopicPartition, int] = {}
             left = set(places)
+            moved = time.monotonic()
             while left:
                 found = await consumer.getmany(timeout_ms=100)
+                if found:
+                    moved = time.monotonic()
+                elif time.monotonic() - moved > self._settings.request_timeout_seconds:
+                    # Seen with Tansu on S3, after a kill: it tells of a batch that it has not stored.
+                    told_of = ", ".join(f"partition {one.partition} ends at {ends.get(one)}" for one in left)
+                    raise TierUnavailableError(
+                        KAFKA, f"{topic} cannot be read to its end: {told_of}, but no more comes"
+                    )
                 for one in left - ends.keys():
                     if (end := consumer.highwater(one)) is not None:
                         ends[one] = end
@@ -191,7 +207,7 @@ class Producing:
                 fetch_max_wait_ms=50,
             )
             try:
-                await consumer.start()
+                await started(self._settings, consumer.start)
                 consumer.assign(places)
                 yield consumer, places
             finally:

@@ -15,13 +15,15 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
+from msgspec.structs import replace
 
 from tidegate import telemetry
 from tidegate.bus import Bus
 from tidegate.config import Kafka
-from tidegate.edges.kafka.client import KAFKA, options, stopped, told
+from tidegate.edges.kafka.client import KAFKA, options, started, stopped, told
 from tidegate.edges.kafka.formats import Reader, reader
 from tidegate.edges.kafka.frames import Packing
+from tidegate.edges.kafka.identity import topic_ids
 from tidegate.edges.kafka.positions import Place, Positions
 from tidegate.edges.kafka.registry import Registry
 from tidegate.errors import (
@@ -72,6 +74,8 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._consumer: Any = None
         self._here: dict[TopicPartition, _Partition] = {}
         self._absent: set[str] = set()
+        self._ids: dict[str, str] = {}
+        """Of the topics that are there, as far as the broker has any."""
         self.problem = "starting"
         """Why nothing at all is read; empty: it is."""
 
@@ -117,7 +121,7 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         )
         try:
             with told(self._settings, "connecting"):
-                await consumer.start()
+                await started(self._settings, consumer.start)
                 await self._read(consumer)
         finally:
             with contextlib.suppress(TimeoutError):
@@ -153,6 +157,7 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Read the topics that are there; say which are not. None is created by asking for all of them."""
         with told(self._settings, "listing topics"):
             there = await consumer.topics()
+            self._ids = await topic_ids(consumer._client, sorted(self._given.keys() & there))
         absent = self._given.keys() - there
         if absent != self._absent or not consumer.subscription():
             present = sorted(self._given.keys() - absent)
@@ -168,7 +173,9 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         else:
             self.problem = ""
         for one, here in list(self._here.items()):
-            if here.place is not None and (end := consumer.highwater(one)) is not None:
+            if here.place is not None and not self._remade(one, here, here.place):
+                if (end := consumer.highwater(one)) is None:
+                    continue
                 if end < here.next:
                     self._beyond(one, here, end)
                 else:
@@ -194,7 +201,7 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             here.next = place.taken.next
         else:
             here.next = await consumer.committed(one) or first
-        if self._here.get(one) is not here or one not in consumer.assignment():
+        if self._here.get(one) is not here or one not in consumer.assignment() or self._remade(one, here, place):
             return
         self._note_gap(one, here, first)
         here.place = place
@@ -208,6 +215,18 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 telemetry.KafkaGap(topic=one.topic, partition=one.partition, lost=first - here.next, first=first)
             )
             here.next = first
+
+    def _remade(self, one: TopicPartition, here: _Partition, place: Place) -> bool:
+        """Whether the position is of another topic, of the same name: then it is refused."""
+        stored = place.taken.topic_id if place.taken else ""
+        if not stored or self._ids.get(one.topic, stored) == stored:
+            return False
+        error = PositionError(
+            f"{one.topic}/{one.partition} was taken in up to {here.next}, but from a topic with another id: this one"
+            " was made anew. To take in what is there now, set kafka.group to another name"
+        )
+        self._doubt(one, here, error, pause=_AGAIN_SECONDS)
+        return True
 
     def _beyond(self, one: TopicPartition, here: _Partition, end: int) -> None:
         """The topic ends before what was taken in: aiokafka has gone to its beginning."""
@@ -238,7 +257,9 @@ class Inputs(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._note_gap(one, here, (await self._consumer.beginning_offsets([one]))[one])
         try:
             await here.reader.prepare([record.value for record in records if record.value is not None])
-            for step in here.packing.steps(records, here.place.taken or Taken(next=here.next)):
+            taken = here.place.taken or Taken(next=here.next)
+            taken = replace(taken, topic_id=self._ids.get(one.topic, taken.topic_id))
+            for step in here.packing.steps(records, taken):
                 began = time.monotonic()
                 before = here.place.taken or Taken(next=0)
                 here.place = await self._positions.store(one.topic, one.partition, step, here.place.sequence)

@@ -67,6 +67,8 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     """Partition -> an offset before which nothing is that the cell has written behind `position`."""
     events: int = 0
     """Written since the beginning."""
+    topic_id: str = ""
+    """Of the topic, where the broker has one."""
 
 
 def kind_of(output: KafkaOutput) -> str:
@@ -132,7 +134,10 @@ class OutputWork(Work):
         await self._refuse_if_trimmed()
         if self._is_new:
             before = replace(before, ends=await self._producing.ends(topic))
-        self.written = replace(before, owner=self._me)
+        topic_id = await self._producing.topic_id(topic)
+        if before.topic_id and topic_id and topic_id != before.topic_id:
+            raise self._lost(f"{topic} has another id than the topic that was written to")
+        self.written = replace(before, owner=self._me, topic_id=topic_id or before.topic_id)
         await self._note()
         if self._doubt or before.owner not in ("", self._me):
             await self._producing.ends(topic)  # a broker that was paused goes on before it answers
@@ -140,12 +145,16 @@ class OutputWork(Work):
         try:
             self._seen = await self._found()
         except ValueError as error:
-            raise PositionError(
-                f"{error}: the topic was made anew or has lost records. To write all of the log to what is there now,"
-                " give this table of kafka.outputs another name"
-            ) from error
+            raise self._lost(str(error)) from error
         self._doubt = False
         self._claimed = True
+
+    @staticmethod
+    def _lost(problem: str) -> PositionError:
+        return PositionError(
+            f"{problem}: the topic was made anew or has lost records. To write all of the log to what is there now,"
+            " give this table of kafka.outputs another name"
+        )
 
     async def _found(self) -> set[tuple[int, int]]:
         """(sequence, index) of what is in the topic behind the noted position."""

@@ -12,7 +12,18 @@ from msgspec import Struct
 from tidegate.errors import TidegateError
 from tidegate.gateway.configuration import Target
 
-__all__ = ["KEY", "CallFailedError", "Failure", "Reply", "Request", "Transport", "check_size", "encoded", "tls_of"]
+__all__ = [
+    "KEY",
+    "CallFailedError",
+    "Failure",
+    "Reply",
+    "Request",
+    "Transport",
+    "check_size",
+    "encoded",
+    "tls_of",
+    "untrusted",
+]
 
 KEY = "Idempotency-Key"
 """The header (gRPC: metadata, WebSocket: member) with the call's id: the same however often a call is made."""
@@ -91,6 +102,13 @@ def check_size(size: int, most: int) -> None:
     """Raises CallFailedError for an answer of more bytes than that."""
     if size > most:
         raise CallFailedError("too_large", f"the answer has more than {most} bytes")
+
+
+def untrusted(reason: str) -> CallFailedError:
+    """A target has shown a certificate that does not count."""
+    return CallFailedError(
+        "unreachable", f"its certificate is not trusted: {reason}; the target's ca_file names who may sign it"
+    )
 
 
 def tls_of(target: Target) -> ssl.SSLContext:

@@ -18,7 +18,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tidegate.gateway.configuration import Target
-from tidegate.gateway.transports.base import KEY, CallFailedError, Reply, Request
+from tidegate.gateway.transports.base import KEY, CallFailedError, Reply, Request, untrusted
 
 __all__ = ["GrpcTransport"]
 
@@ -178,5 +178,7 @@ def _failed(error: grpc.aio.AioRpcError) -> CallFailedError:
     if "larger than max" in details:
         kind = "too_large"  # CLIENT-side: "Received message larger than max (5 vs. 4)"
     elif code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
+        if "CERTIFICATE_VERIFY_FAILED" in details:
+            return untrusted(details[details.index("CERTIFICATE_VERIFY_FAILED") :][:200])
         kind = "unreachable"
     return CallFailedError(kind, f"answered {code.name}: {details[:200]}", status=code.name)

@@ -17,7 +17,7 @@ import msgspec
 from yarl import URL
 
 from tidegate.gateway.configuration import Target
-from tidegate.gateway.transports.base import CallFailedError, Reply, Request, check_size, encoded, tls_of
+from tidegate.gateway.transports.base import CallFailedError, Reply, Request, check_size, encoded, tls_of, untrusted
 
 __all__ = ["GraphqlTransport", "RestTransport", "session"]
 
@@ -84,6 +84,8 @@ class RestTransport:
                 async for part in answer.content.iter_any():
                     body += part
                     check_size(len(body), most)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise untrusted(str(error.certificate_error)) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise CallFailedError("unreachable", f"cannot be reached: {error or type(error).__name__}") from error
         except TimeoutError as error:

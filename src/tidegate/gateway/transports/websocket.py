@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import ssl
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -19,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
 
 from tidegate.gateway.configuration import Target
-from tidegate.gateway.transports.base import KEY, CallFailedError, Reply, Request, tls_of
+from tidegate.gateway.transports.base import KEY, CallFailedError, Reply, Request, tls_of, untrusted
 
 __all__ = ["WebSocketTransport"]
 
@@ -96,6 +97,8 @@ class WebSocketTransport:
                 ssl=tls_of(self._target) if self._target.url.startswith("wss") else None,
                 close_timeout=1,
             )
+        except ssl.SSLCertVerificationError as error:
+            raise untrusted(str(error)) from error
         except (OSError, InvalidHandshake, WebSocketException, TimeoutError) as error:
             raise CallFailedError("unreachable", f"cannot be reached: {error or type(error).__name__}") from error
 

@@ -9,7 +9,7 @@ import nats
 from nats.aio.client import Client
 
 from tests.edges.drivers import Events, Refused, ServiceDriver
-from tidegate.edges.http import STATUS
+from tidegate.edges.problems import STATUS
 from tidegate.errors import Code
 
 

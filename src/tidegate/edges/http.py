@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httptools
-import msgspec
 import uvicorn
 from litestar import Litestar, Request, Response, get
 from litestar.config.compression import CompressionConfig
@@ -29,18 +27,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tidegate import telemetry
 from tidegate.auth import Gate, Principal
 from tidegate.config import Auth
+from tidegate.edges.examples import Exchange, exchanges, showing
+from tidegate.edges.problems import problem, problems, refused
 from tidegate.edges.sockets import MAX_MESSAGE_BYTES, PING_SECONDS, SocketProtocol
 from tidegate.errors import Code, LocalServerError, RefusedError
 
 __all__ = [
     "ANYBODY",
-    "STATUS",
     "STREAMED",
     "Reporting",
     "application",
     "principal_of",
-    "problem",
-    "refused",
     "serving",
     "token_of",
 ]
@@ -56,19 +53,8 @@ _HEADERS_BYTES = 64 * 1024
 _DEAD_SECONDS = 60
 """A connection whose other end takes nothing for so long, or is gone, is closed."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-STATUS = {
-    Code.INVALID: (400, "Bad request"),
-    Code.UNSUPPORTED: (415, "Unsupported"),
-    Code.TOO_LARGE: (413, "Too large"),
-    Code.TOO_SLOW: (408, "Too slow"),
-    Code.UNAUTHENTICATED: (401, "Not authenticated"),
-    Code.FORBIDDEN: (403, "Not allowed"),
-    Code.NOT_FOUND: (404, "Not found"),
-    Code.CONFLICT: (409, "Refused"),
-    Code.RATE_LIMITED: (429, "Too many requests"),
-    Code.UNAVAILABLE: (503, "Unavailable"),
-    Code.TIMEOUT: (504, "Not there yet"),
-}
+_HEALTHZ = exchanges(alive=Exchange(answer={"status": "ok", "process": "event-streaming"}))
+_READYZ = exchanges(ready=Exchange(answer={"status": "ready", "process": "event-streaming"}))
 
 Sections = dict[str, list[dict[str, Any]]]
 
@@ -83,31 +69,6 @@ class Reporting(Protocol):
 
     async def sections(self) -> Sections:
         """What `tidegate status` shows: title -> rows."""
-
-
-def problem(
-    status: int,
-    title: str,
-    detail: str,
-    members: dict[str, object] | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response[bytes]:
-    """An RFC 9457 answer."""
-    told = {"type": "about:blank", "title": title, "status": status, "detail": detail, **(members or {})}
-    return Response(
-        msgspec.json.encode(told), status_code=status, media_type="application/problem+json", headers=headers
-    )
-
-
-def refused(_: Request[Any, Any, Any], error: RefusedError) -> Response[bytes]:
-    """What HTTP says of a refusal."""
-    status, title = STATUS[error.code]
-    headers = {}
-    if error.code is Code.UNAUTHENTICATED:
-        headers["WWW-Authenticate"] = 'Bearer realm="tidegate"'
-    if error.after:
-        headers["Retry-After"] = str(math.ceil(error.after))
-    return problem(status, title, error.problem, {"code": error.code.value, **error.details}, headers)
 
 
 def token_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
@@ -168,12 +129,18 @@ def application(process: Reporting, routes: Sequence[ControllerRouterHandler], g
         body, content_type = telemetry.render_metrics()
         return Response(body, media_type=content_type)
 
-    @get("/healthz", sync_to_thread=False, opt={"scope": ANYBODY})
+    @get("/healthz", sync_to_thread=False, opt={"scope": ANYBODY}, operation_class=showing(_HEALTHZ))
     def healthz() -> dict[str, str]:
         """200 while the process lives."""
         return {"status": "ok", "process": process.name}
 
-    @get("/readyz", sync_to_thread=False, opt={"scope": ANYBODY})
+    @get(
+        "/readyz",
+        sync_to_thread=False,
+        opt={"scope": ANYBODY},
+        operation_class=showing(_READYZ),
+        responses=problems(503),
+    )
     def readyz() -> Response[Any]:
         """200 while the process can do its work, else 503 with the reason."""
         reason = process.not_ready()

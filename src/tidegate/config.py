@@ -105,6 +105,8 @@ class Http(_Table, frozen=True):
     storage_manager_port: Port = 8083
     entities_port: Port = 8084
     kafka_port: Port = 8085
+    max_connections: Positive = 500
+    """Open at one time in one process, those of WebSockets and of streams included. Each takes a file descriptor."""
 
 
 class Grpc(_Table, frozen=True):
@@ -120,6 +122,10 @@ class Grpc(_Table, frozen=True):
     """A file with certificates (PEM): only clients with a certificate that one of these has signed can connect."""
     compress_answers: bool = False
     """With gzip, where the client takes it; what clients send may be compressed in any case."""
+    max_connections: Positive = 200
+    """Open at one time in one process."""
+    max_calls: Positive = 1000
+    """Under way at one time in one process, on all connections together."""
 
 
 class Auth(_Table, frozen=True):
@@ -136,6 +142,11 @@ class Auth(_Table, frozen=True):
     jwks: str | None = None
     """URL or file with the keys of the identity provider (JWKS)."""
     jwt_tenant_claim: str = "tenant"
+    wrong_keys_per_second: Annotated[float, Meta(ge=0)] = 2.0
+    """Requests without a valid key, from one address; ten seconds' worth at once. Beyond, no key from there is looked
+    at that was not right before. 0: no limit."""
+    subscriptions_per_key: Positive = 256
+    """Open at one time, in one process, over all edges."""
 
 
 class Local(_Table, frozen=True):

@@ -100,8 +100,8 @@ def alike(found: Any, example: Any, where: str = "answer") -> str:
 
 
 def _alike_events(found: str, example: str, where: str) -> str:
-    parts = [dict(line.split(": ", 1) for line in text.strip().split("\n")) for text in (found, example)]
-    return alike(*({**one, "data": json.loads(one["data"])} for one in parts), where)
+    given, shown = (dict(line.split(": ", 1) for line in text.strip().split("\n")) for text in (found, example))
+    return alike({**given, "data": json.loads(given["data"])}, {**shown, "data": json.loads(shown["data"])}, where)
 
 
 def _kind(value: Any) -> str:

@@ -9,10 +9,12 @@ import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
+import uvicorn
 from litestar import WebSocket
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from tidegate import telemetry
 from tidegate.auth import Gate
 from tidegate.errors import Code
 
@@ -22,6 +24,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "PARTS",
     "PING_SECONDS",
+    "Config",
     "Socket",
     "SocketProtocol",
     "continued",
@@ -40,14 +43,37 @@ PARTS = "tidegate.parts"
 _STALLED_SECONDS = 30.0
 """So long may a peer take nothing of what waits for it."""
 
-CLOSE = {Code.UNAUTHENTICATED: 4401, Code.FORBIDDEN: 4403, Code.TOO_SLOW: 4408, Code.INVALID: 4400}
+AGAIN = 1013
+"""Try again later (the registry of RFC 6455, 11.7)."""
+CLOSE = {
+    Code.UNAUTHENTICATED: 4401,
+    Code.FORBIDDEN: 4403,
+    Code.TOO_SLOW: 4408,
+    Code.INVALID: 4400,
+    Code.RATE_LIMITED: AGAIN,
+    Code.UNAVAILABLE: AGAIN,
+}
 """Codes from 4000 on are an application's own (RFC 6455, 7.4.2); these are HTTP's with 4000 added."""
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's own waits for ever until a dead peer takes what was written, and its handler with it."""
+class Config(uvicorn.Config):
+    """Of a server."""
 
+    most: int
+    """Connections at one time."""
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's own waits for ever until a dead peer takes what was written, and its handler with it; and it takes any
+    number of connections."""
+
+    config: Config
     _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.config.most:
+            self.app = _full
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -83,6 +109,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+
+async def _full(scope: Any, receive: Any, send: Any) -> None:
+    """Only a connection that was accepted can be told a code."""
+    telemetry.emit(telemetry.ConnectionRefused(edge="websocket"))
+    await receive()
+    subprotocol = next(iter(scope["subprotocols"]), None)
+    await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
+    reason = "as many connections are open as are taken (http.max_connections)"
+    await send({"type": "websocket.close", "code": AGAIN, "reason": reason})
 
 
 def continued(payload: bytes) -> bytes:

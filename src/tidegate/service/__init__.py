@@ -158,15 +158,20 @@ class Service:
         slow: Slow = "hold",
         acks: bool = False,
     ) -> AsyncIterator[Feed]:
-        """As `following`."""
+        """As `following`. Raises RefusedError also for who has too many subscriptions already."""
+        with self.gate.subscriptions.one(principal.id):
+            async with self._followed(
+                principal, start=start, types=types, where=where, most=most, slow=slow, acks=acks
+            ) as feed:
+                yield feed
+
+    @contextlib.asynccontextmanager
+    async def _followed(self, principal: Principal, *, where: EventFilter, **how: Any) -> AsyncIterator[Feed]:
         with _told():
             bus = self._connected()
             if principal.tenant and where.correlation_id:
                 where = msgspec.structs.replace(where, correlation_id=scoped(principal.tenant, where.correlation_id))
-            async with following(
-                bus, Log(bus, self._shards), principal, start=start, types=types, where=where, most=most, slow=slow,
-                acks=acks,
-            ) as feed:  # fmt: skip
+            async with following(bus, Log(bus, self._shards), principal, where=where, **how) as feed:
                 yield feed
 
     @contextlib.asynccontextmanager
@@ -180,18 +185,18 @@ class Service:
         most: int = 1000,
         slow: Slow = "hold",
     ) -> AsyncIterator[Live[T]]:
-        """What is logged from now on, as `subscribe` would give it, with a feed that those who want the same share."""
+        """What is logged from now on, as `subscribe` gives it, with a feed that those who want the same share."""
         check_reader(principal, most, slow)
         grant = principal.grant
         key = grant.tenant, grant.sources, tuple(types), msgspec.json.encode(where)
 
         def alone(start: Start, most: int) -> contextlib.AbstractAsyncContextManager[Feed]:
-            return self.subscribe(principal, start=start, types=types, where=where, most=most)
+            return self._followed(principal, start=start, types=types, where=where, most=most)
 
         async def end() -> int:
             return (await Log(self._connected(), self._shards).state()).last_sequence
 
-        with _told():
+        with _told(), self.gate.subscriptions.one(principal.id):
             async with sharing.join(key, alone, end, most, slow) as reader:
                 yield reader
 

@@ -155,7 +155,7 @@ ROLL_BACK = exchanges(
         answer=problem(409, "Refused", "there is no earlier version to go back to", "conflict"),
     ),
 )
-_FATE = {"outcome": "event", "by": "", "problem": "", "event": None, "correlation": "", "routed": {}}
+_FATE: dict[str, object] = {"outcome": "event", "by": "", "problem": "", "event": None, "correlation": "", "routed": {}}
 _BARE = {
     **INVOICE,
     "metadata": {

@@ -62,6 +62,8 @@ class Nats(_Table, frozen=True):
     monitor_url: str | None = None
     """Its monitoring endpoint (`http://host:8222`), from which `doctor` reads the sync interval."""
     credentials_file: str | None = None
+    inbox_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "_INBOX"
+    """For `tidegate publish` as a user that may subscribe to its own inbox only (`deploy/nats-users.conf`)."""
     connect_timeout_seconds: Seconds = 5.0
     request_timeout_seconds: Seconds = 10.0
 

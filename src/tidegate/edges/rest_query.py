@@ -5,7 +5,6 @@ Invariant: events pass through as the JSON that the read model holds; every erro
 
 from __future__ import annotations
 
-import time
 import zlib
 from typing import Annotated, Any
 
@@ -21,13 +20,11 @@ from tidegate.edges.http import principal_of
 from tidegate.edges.problems import problems, refused
 from tidegate.edges.shapes import answers
 from tidegate.errors import QueryError
-from tidegate.query import TierName, parse_time
+from tidegate.query import TierName
 from tidegate.service import Service, refusal
 from tidegate.tiers.hot import MinuteCount
 
 __all__ = ["Counts", "Events", "SqlRequest", "SqlRows", "routes"]
-
-HOUR_MS = 3_600_000
 
 Given = NamedDependency[Service]
 Asking = Request[Any, Any, Any]
@@ -154,9 +151,7 @@ async def events(
 async def counts(
     request: Asking, service: Given, since: Time = None, until: Time = None, after: After = None
 ) -> Response[bytes]:
-    until_ms = parse_time(until) if until else time.time_ns() // 1_000_000
-    since_ms = parse_time(since) if since else until_ms - HOUR_MS
-    found = await service.counts(principal_of(request), since_ms, until_ms, after)
+    found = await service.counts(principal_of(request), since, until, after)
     return _json(msgspec.json.encode(Counts(tier="hot", counts=found)))
 
 

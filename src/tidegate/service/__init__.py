@@ -31,10 +31,11 @@ from tidegate.errors import (
 )
 from tidegate.log import Log
 from tidegate.pipeline.tenants import scoped
-from tidegate.query import Queries, TierName, parse_time
+from tidegate.query import Queries, TierName
 from tidegate.service.following import Batch, Feed, Item, Slow, Start, check_reader, following
 from tidegate.service.paging import Page, paged
 from tidegate.service.publishing import Body, Published, Publishing, Refusal
+from tidegate.service.ranges import When, counted, in_ms
 from tidegate.service.sharing import Live, Sharing
 
 __all__ = [
@@ -282,8 +283,8 @@ class Service:
         principal: Principal,
         correlation_id: str | None,
         observable: str | None,
-        since: str | int | None = None,
-        until: str | int | None = None,
+        since: When = None,
+        until: When = None,
         limit: int = 100,
         tier: TierName | None = None,
         *,
@@ -300,16 +301,19 @@ class Service:
                 raise RefusedError(Code.INVALID, problem)
             return await self.by_correlation(principal, correlation_id, limit, tier, cursor=cursor, after=after)
         with _told():
-            since_ms, until_ms = _ms(since), _ms(until)
+            since_ms, until_ms = in_ms(since), in_ms(until)
         return await self.by_observable(
             principal, observable, since_ms, until_ms, limit, tier, cursor=cursor, after=after
         )
 
-    async def counts(self, principal: Principal, since_ms: int, until_ms: int, after: str | None = None) -> list[Any]:
-        """As `Queries.counts`."""
+    async def counts(
+        self, principal: Principal, since: When = None, until: When = None, after: str | None = None
+    ) -> list[Any]:
+        """As `Queries.counts`; by default of the last hour, as `counted` has it."""
         principal.need("query")
         principal.need_all("counts")
         with _told():
+            since_ms, until_ms = counted(since, until)
             return list(await self._asked().counts(since_ms, until_ms, after=after))
 
     async def sql(
@@ -402,9 +406,3 @@ class Service:
         if "admin" in principal.grant.scopes and not principal.limited and self._report is not None:
             told["sections"] = await self._report()
         return told
-
-
-def _ms(when: str | int | None) -> int | None:
-    if not isinstance(when, str):
-        return when
-    return parse_time(when) if when else None

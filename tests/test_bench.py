@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,9 +13,16 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
+from msgspec.structs import replace
 
+from tests.conftest import local_settings, running
 from tidegate.bench.report import Report, balanced, made, rounds
+from tidegate.bus import connect
+from tidegate.config import Nats, Redis
 from tidegate.errors import BalanceError
+from tidegate.local.processes import environment as of_settings
+from tidegate.local.servers import server
 
 ALWAYS = {
     "bench",
@@ -92,6 +100,46 @@ def test_a_benchmark_prints_one_complete_json_object_and_leaves_nothing_behind(n
     assert report["limit_events_per_second"] > 0
     assert 0 < report["p50_ms"] <= report["p99_ms"]
     assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["websocket", pytest.param("query", marks=pytest.mark.soak)])
+def test_what_starts_processes_of_its_own_does_so_on_servers_that_are_there_too(name: str, tmp_path: Path) -> None:
+    settings = local_settings(tmp_path)
+    with running(server("nats", settings)), running(server("redis", settings)):
+        there = replace(settings, nats=Nats(url=settings.nats_url), redis=Redis(url=settings.redis_url))
+        done = subprocess.run(
+            command(name, "--json", "--external", "--events", "1000", "--seconds", "0.5"),
+            env=of_settings(there),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+        assert done.returncode == 0, done.stderr
+        assert msgspec.json.decode(done.stdout)["bench"] == name
+
+        async def streams() -> Any:
+            async with connect(settings.nats_url) as bus:
+                return (await bus.api("STREAM.NAMES"))["streams"]
+
+        assert not asyncio.run(streams())
+        with redis.Redis.from_url(settings.redis_url) as client:
+            assert list(client.scan_iter()) == []
+
+
+def test_what_is_not_there_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("kafka", "--json", "--external"),
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+    assert [one["bench"] for one in found] == ["kafka-in", "kafka-out"]
+    assert all("KAFKA_BROKERS" in one["skipped"] for one in found)
 
 
 def test_the_table_shows_the_limit_beside_the_figure(tmp_path: Path) -> None:

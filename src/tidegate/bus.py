@@ -428,10 +428,13 @@ async def connect(
     *,
     name: str = "tidegate",
     credentials_file: str | None = None,
+    inbox_prefix: str = "_INBOX",
     connect_timeout_seconds: float = 5.0,
     request_timeout_seconds: float = 10.0,
 ) -> AsyncIterator[Bus]:
     """Connect, and keep reconnecting for ever once connected.
+
+    Answers come on subjects below `inbox_prefix`, for users that may subscribe to no others.
 
     Raises BusUnavailableError naming the address when there is no connection within the timeout.
     """
@@ -453,6 +456,7 @@ async def connect(
                 error_cb=failed,
                 disconnected_cb=bus._disconnected,
                 reconnected_cb=bus._reconnected,
+                inbox_prefix=inbox_prefix,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=1,
                 connect_timeout=max(1, int(connect_timeout_seconds)),

@@ -63,6 +63,8 @@ class Nats(_Table, frozen=True):
     monitor_url: str | None = None
     """Its monitoring endpoint (`http://host:8222`), from which `doctor` reads the sync interval."""
     credentials_file: str | None = None
+    inbox_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "_INBOX"
+    """For `tidegate publish` as a user that may subscribe to its own inbox only (`deploy/nats-users.conf`)."""
     connect_timeout_seconds: Seconds = 5.0
     request_timeout_seconds: Seconds = 10.0
 
@@ -106,6 +108,8 @@ class Http(_Table, frozen=True):
     storage_manager_port: Port = 8083
     entities_port: Port = 8084
     kafka_port: Port = 8085
+    max_connections: Positive = 500
+    """Open at one time in one process, those of WebSockets and of streams included. Each takes a file descriptor."""
 
 
 class Grpc(_Table, frozen=True):
@@ -121,6 +125,10 @@ class Grpc(_Table, frozen=True):
     """A file with certificates (PEM): only clients with a certificate that one of these has signed can connect."""
     compress_answers: bool = False
     """With gzip, where the client takes it; what clients send may be compressed in any case."""
+    max_connections: Positive = 200
+    """Open at one time in one process."""
+    max_calls: Positive = 1000
+    """Under way at one time in one process, on all connections together."""
 
 
 class Auth(_Table, frozen=True):
@@ -137,6 +145,11 @@ class Auth(_Table, frozen=True):
     jwks: str | None = None
     """URL or file with the keys of the identity provider (JWKS)."""
     jwt_tenant_claim: str = "tenant"
+    wrong_keys_per_second: Annotated[float, Meta(ge=0)] = 2.0
+    """Requests without a valid key, from one address; ten seconds' worth at once. Beyond, no key from there is looked
+    at that was not right before. 0: no limit."""
+    subscriptions_per_key: Positive = 256
+    """Open at one time, in one process, over all edges."""
 
 
 class Local(_Table, frozen=True):

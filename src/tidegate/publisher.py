@@ -116,6 +116,7 @@ class Publisher:
         retry_seconds: float = 60.0,
         compress: bool = True,
         credentials_file: str | None = None,
+        inbox_prefix: str = "_INBOX",
         bus: Bus | None = None,
     ) -> None:
         if not subject.valid_source(source):
@@ -133,6 +134,7 @@ class Publisher:
         self._retry = retry_seconds
         self._compress = compress
         self._credentials = credentials_file
+        self._inbox_prefix = inbox_prefix
         self._bus = bus
         self._stack = contextlib.AsyncExitStack()
         self._open: dict[str, _Frame] = {}
@@ -149,7 +151,12 @@ class Publisher:
     async def __aenter__(self) -> Publisher:
         if self._bus is None:
             self._bus = await self._stack.enter_async_context(
-                connect(self._url, name="tidegate publisher", credentials_file=self._credentials)
+                connect(
+                    self._url,
+                    name="tidegate publisher",
+                    credentials_file=self._credentials,
+                    inbox_prefix=self._inbox_prefix,
+                )
             )
         return self
 

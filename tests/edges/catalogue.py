@@ -1,7 +1,8 @@
 """Bad input, as data: what is sent, and what has to be said to it.
 
 `PUBLISHED` has what every edge can be sent, and is run through every driver (`test_contract.py`). `REQUESTS` has what
-only HTTP can be sent, byte by byte (`test_bad_input.py`), where also those who dawdle and those who flood are.
+only HTTP can be sent, byte by byte (`test_bad_input.py`), where also those who dawdle are. `FLOODS` has what is sent
+far too often from one address (`test_floods.py`, with connections and subscriptions that are too many).
 """
 
 from __future__ import annotations
@@ -80,6 +81,16 @@ PUBLISHED: dict[str, tuple[bytes, str, str, Stored | str]] = {
     "JSON as msgpack": (b'[{"data":1}]', MSGPACK, "", "invalid"),
     "msgpack of an odd byte": (b"\xc1", MSGPACK, "", "invalid"),
     "msgpack whose length lies": (b"\xdd\xff\xff\xff\xff\x01", MSGPACK, "", "too_large"),
+}
+
+
+# Whose key is sent -> what it is refused with until the address has sent too many.
+FLOODS = {
+    "no key": ("nobody", "unauthenticated"),
+    "keys that are guessed": ("unknown", "unauthenticated"),
+    "keys that are none": ("rubbish", "unauthenticated"),
+    "a key that was revoked": ("revoked", "unauthenticated"),
+    "a key that has expired": ("expired", "unauthenticated"),
 }
 
 

@@ -37,6 +37,13 @@ class Stored:
 
 
 Events = list[dict[str, Any]]
+Counts = list[tuple[int, int, int, int]]
+"""Minute, class, severity, count."""
+
+
+def counted(found: Any, minute: str = "minute_ms", of: str = "class_uid", severity: str = "severity_id") -> Counts:
+    """In order, from objects with these members."""
+    return sorted((one[minute], one[of], one[severity], one["count"]) for one in found)
 
 
 class Reader(Protocol):
@@ -56,6 +63,8 @@ class Driver(Protocol):
     async def correlation(self, key: str, name: str, limit: int = 100, after: str = "") -> Events | Refused: ...
 
     async def observable(self, key: str, value: str, limit: int = 100) -> Events | Refused: ...
+
+    async def counts(self, key: str, since: str = "", until: str = "") -> Counts | Refused: ...
 
     async def sql(self, key: str) -> Refused | str: ...
 
@@ -128,6 +137,13 @@ class ServiceDriver:
         except RefusedError as error:
             return Refused(error.code.value, error.problem)
         return [json.loads(line) for line in page.events]
+
+    async def counts(self, key: str, since: str = "", until: str = "") -> Counts | Refused:
+        try:
+            found = await self._service.counts(await self._enter(key, "query"), since, until)
+        except RefusedError as error:
+            return Refused(error.code.value, error.problem)
+        return counted(msgspec.to_builtins(found))
 
     async def sql(self, key: str) -> Refused | str:
         try:
@@ -254,6 +270,10 @@ class RestDriver:
     async def observable(self, key: str, value: str, limit: int = 100) -> Events | Refused:
         page = await self._get(f"{self._world.query_url}/v1/events", key, observable=value, limit=limit)
         return page if isinstance(page, Refused) else page["events"]
+
+    async def counts(self, key: str, since: str = "", until: str = "") -> Counts | Refused:
+        found = await self._get(f"{self._world.query_url}/v1/counts", key, since=since, until=until)
+        return found if isinstance(found, Refused) else counted(found["counts"])
 
     async def sql(self, key: str) -> Refused | str:
         answer = await self._client.post(

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from tests.edges.drivers import Events, Reader, Refused, Stored
+from tests.edges.drivers import Counts, Events, Reader, Refused, Stored, counted
 from tests.edges.world import World
 
 PUBLISH = """mutation($source: String!, $body: String!, $type: String!, $encoding: String!, $key: String!) {
@@ -27,6 +27,8 @@ CORRELATION = (
     "  events(correlationId: $name, first: $first, after: $cursor, position: $position) " + PAGE + " }"
 )
 OBSERVABLE = "query($value: String!, $first: Int!) { events(observable: $value, first: $first) " + PAGE + " }"
+COUNTS = """query($since: String, $until: String) {
+  counts(since: $since, until: $until) { minuteMs classUid severityId count } }"""
 COMMAND = """mutation($kind: String!, $id: ID!, $command: JSON!) {
   command(kind: $kind, id: $id, command: $command) { version } }"""
 ENTITY = "query($kind: String!, $id: ID!) { entity(kind: $kind, id: $id) { version state } }"
@@ -89,6 +91,10 @@ class GraphQLDriver:
     async def observable(self, key: str, value: str, limit: int = 100) -> Events | Refused:
         page = await self.ask(key, OBSERVABLE, value=value, first=limit)
         return page if isinstance(page, Refused) else [one["data"] for one in page["nodes"]]
+
+    async def counts(self, key: str, since: str = "", until: str = "") -> Counts | Refused:
+        found = await self.ask(key, COUNTS, since=since or None, until=until or None)
+        return found if isinstance(found, Refused) else counted(found, "minuteMs", "classUid", "severityId")
 
     async def sql(self, key: str) -> Refused | str:
         found = await self.ask(key, '{ sql(statement: "SELECT 1") { rows } }')

@@ -11,12 +11,13 @@ import grpc
 import msgspec
 from google.rpc import error_details_pb2, status_pb2
 
-from tests.edges.drivers import Events, Reader, Refused, Stored
+from tests.edges.drivers import Counts, Events, Reader, Refused, Stored
 from tests.edges.world import World
 from tidegate.edges.grpc_calls import STATUS
 from tidegate.errors import Code
 from tidegate.proto import services_pb2 as pb
 from tidegate.proto.services_pb2_grpc import EventsStub, QueriesStub
+from tidegate.query import parse_time
 
 PART = 64 * 1024
 LARGE = 1024 * 1024
@@ -121,6 +122,18 @@ class GrpcDriver:
     async def observable(self, key: str, value: str, limit: int = 100) -> Events | Refused:
         page = await self._call(self._queries.FindEvents, key, pb.FindRequest(observable=value, limit=limit))
         return page if isinstance(page, Refused) else [json.loads(line) for line in page.events]
+
+    async def counts(self, key: str, since: str = "", until: str = "") -> Counts | Refused:
+        asked = pb.CountRequest()
+        for name, text in (("since", since), ("until", until)):
+            if text:
+                getattr(asked, name).FromMilliseconds(parse_time(text))
+        found = await self._call(self._queries.CountEvents, key, asked)
+        return (
+            found
+            if isinstance(found, Refused)
+            else sorted((one.minute_ms, one.class_uid, one.severity_id, one.count) for one in found.counts)
+        )
 
     async def sql(self, key: str) -> Refused | str:
         found = await self._call(self._queries.Sql, key, pb.SqlRequest(sql="SELECT 1"))

@@ -8,8 +8,8 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 
-from tests.edges.drivers import Events, Refused, ServiceDriver
-from tidegate.edges.http import STATUS
+from tests.edges.drivers import Counts, Events, Refused, ServiceDriver, counted
+from tidegate.edges.problems import STATUS
 from tidegate.errors import Code
 
 
@@ -58,6 +58,10 @@ class MicroDriver(ServiceDriver):
     async def observable(self, key: str, value: str, limit: int = 100) -> Events | Refused:
         page = await self.ask(key, "svc.query.find", {"observable": value, "limit": limit})
         return page if isinstance(page, Refused) else page["events"]
+
+    async def counts(self, key: str, since: str = "", until: str = "") -> Counts | Refused:
+        found = await self.ask(key, "svc.query.counts", {"since": since or None, "until": until or None})
+        return found if isinstance(found, Refused) else counted(found["counts"])
 
     async def sql(self, key: str) -> Refused | str:
         found = await self.ask(key, "svc.query.sql", {"sql": "SELECT 1"})

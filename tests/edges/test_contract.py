@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -209,6 +211,31 @@ async def test_pages_hold_each_event_once(all_drivers: list[Driver], edges: Worl
 )
 async def test_who_may_not_ask_in_sql(all_drivers: list[Driver], key: str, code: str) -> None:
     assert await same(all_drivers, lambda one: one.sql(key)) == Refused(code)
+
+
+async def test_counts_are_of_the_hour_before_their_end_unless_it_is_said_otherwise(
+    all_drivers: list[Driver], edges: World
+) -> None:
+    minutes = [int(time.time() // 60 - ago) * 60_000 for ago in (10, 90, 150)]
+    body = b"\n".join(
+        envelope(ident(), timestamp=datetime.fromtimestamp(one / 1000 + 1, UTC).isoformat()) for one in minutes
+    )
+    stored = await all_drivers[0].publish("root", "app", body, NDJSON)
+    assert isinstance(stored, Stored)
+    await all_drivers[0].event("root", "x", after=stored.positions[-1])
+
+    async def seen(one: Driver, since: str = "", until: str = "") -> list[bool]:
+        found = await one.counts("root", since, until)
+        assert not isinstance(found, Refused), found
+        there = {minute for minute, *_ in found}
+        return [one in there for one in minutes]
+
+    assert await same(all_drivers, seen) == [True, False, False]
+    assert await same(all_drivers, lambda one: seen(one, until="80m")) == [False, True, False]
+    assert await same(all_drivers, lambda one: seen(one, since="3h")) == [True, True, True]
+    assert await same(all_drivers, lambda one: seen(one, since="3h", until="140m")) == [False, False, True]
+    assert await same(all_drivers, lambda one: one.counts("root", "1h", "2h")) == Refused("invalid")
+    assert await same(all_drivers, lambda one: one.counts("acme")) == Refused("forbidden")
 
 
 # -- subscriptions ----------------------------------------------------------------------------------------------

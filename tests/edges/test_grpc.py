@@ -394,11 +394,9 @@ async def test_who_has_no_key_has_nothing_read_of_what_they_send(edges: World, c
     assert found.records == 1
 
 
-async def test_a_flood_of_calls_is_refused_beyond_a_number_and_leaves_nothing(
-    edges: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grpc_server, "_MOST_CALLS", 20)
-    async with served_grpc(edges.service, "Events") as address, grpc.aio.insecure_channel(address) as channel:
+async def test_a_flood_of_calls_is_refused_beyond_a_number_and_leaves_nothing(edges: World) -> None:
+    limited = Grpc(max_calls=20)
+    async with served_grpc(edges.service, "Events", limited) as address, grpc.aio.insecure_channel(address) as channel:
         events = stub(channel)
         calls = [events.Follow(metadata=bearer(edges)) for _ in range(60)]
 

@@ -15,7 +15,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.edges.drivers import Events, Reader, Refused, Stored
+from tests.edges.drivers import Counts, Events, Reader, Refused, Stored, counted
 from tests.edges.world import World
 
 OPTIONAL = ("after", "cursor", "key")
@@ -92,6 +92,10 @@ class WebSocketDriver:
     async def observable(self, key: str, value: str, limit: int = 100) -> Events | Refused:
         page = await self.ask(key, "events", observable=value, limit=limit)
         return page if isinstance(page, Refused) else page["events"]
+
+    async def counts(self, key: str, since: str = "", until: str = "") -> Counts | Refused:
+        found = await self.ask(key, "counts", since=since or None, until=until or None)
+        return found if isinstance(found, Refused) else counted(found)
 
     async def sql(self, key: str) -> Refused | str:
         found = await self.ask(key, "sql", sql="SELECT 1")

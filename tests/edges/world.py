@@ -131,10 +131,10 @@ class _Reported:
 
 
 @contextlib.asynccontextmanager
-async def served(gate: Gate, routes: list[ControllerRouterHandler]) -> AsyncIterator[str]:
-    """The URL of a real HTTP server."""
+async def served(gate: Gate, routes: list[ControllerRouterHandler], most: int = 500) -> AsyncIterator[str]:
+    """The URL of a real HTTP server that takes so many connections."""
     (port,) = free_ports(1)
-    serve, stop = serving(application(_Reported(), routes, gate), "127.0.0.1", port)
+    serve, stop = serving(application(_Reported(), routes, gate), "127.0.0.1", port, most)
     task = asyncio.create_task(serve())
     try:
         while True:

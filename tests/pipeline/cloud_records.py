@@ -228,7 +228,50 @@ _FILE = {
     "AppAccessContext": {"AADSessionId": "s-1", "ClientAppId": "app-1", "UniqueTokenId": "t-1"},
 }
 
+_ASSUMED = {
+    "type": "AssumedRole",
+    "principalId": "AROAEXAMPLE:mira",
+    "arn": "arn:aws:sts::111122223333:assumed-role/analyst/mira",
+    "accountId": "111122223333",
+    "accessKeyId": "ASIAEXAMPLE7",
+}
+
 RECORDS: dict[str, dict[str, Record]] = {
+    "aws_cloudtrail": {
+        "read": {
+            "eventVersion": "1.11",
+            "userIdentity": _ASSUMED,
+            "eventTime": "2026-03-01T09:44:00Z",
+            "eventSource": "s3.amazonaws.com",
+            "eventName": "GetObject",
+            "awsRegion": "eu-west-1",
+            "sourceIPAddress": "203.0.113.9",
+            "userAgent": "aws-cli/2.15",
+            "requestParameters": {"bucketName": "pay", "key": "salaries.xlsx"},
+            "responseElements": None,
+            "requestID": "R1EXAMPLE",
+            "eventID": "3f0a6c1e-0f7b-4c55-9a53-0a1b2c3d4e5f",
+            "readOnly": True,
+            "resources": [{"type": "AWS::S3::Object", "ARN": "arn:aws:s3:::pay/salaries.xlsx"}],
+            "eventType": "AwsApiCall",
+            "recipientAccountId": "111122223333",
+        },
+        "sign_in": {
+            "eventVersion": "1.08",
+            "userIdentity": {"type": "IAMUser", "userName": "mira", "accountId": "111122223333"},
+            "eventTime": "2026-03-01T09:45:00Z",
+            "eventSource": "signin.amazonaws.com",
+            "eventName": "ConsoleLogin",
+            "awsRegion": "us-east-1",
+            "sourceIPAddress": "203.0.113.9",
+            "userAgent": "Mozilla/5.0",
+            "responseElements": {"ConsoleLogin": "Failure"},
+            "errorMessage": "Failed authentication",
+            "eventID": "4f0a6c1e-0f7b-4c55-9a53-0a1b2c3d4e5f",
+            "eventType": "AwsConsoleSignIn",
+            "recipientAccountId": "111122223333",
+        },
+    },
     "aws_guardduty": {
         "api": _finding("Discovery:IAMUser/AnomalousBehavior", _KEY, _API_CALL, severity=8),
         "inbound": _finding("UnauthorizedAccess:EC2/SSHBruteForce", _INSTANCE, _connection("INBOUND")),
@@ -653,6 +696,31 @@ RECORDS: dict[str, dict[str, Record]] = {
 
 _CONTROL = RECORDS["m365_unified_audit"]["file"]
 WRAPPED: dict[str, list[tuple[str, Record]]] = {
+    "aws_cloudtrail": [
+        ("read", {"Records": [RECORDS["aws_cloudtrail"]["read"]]}),
+        (
+            "read",
+            {
+                "version": "0",
+                "id": "cd2d702e-ab31-411b-9344-793ce56b1bc8",
+                "detail-type": "AWS API Call via CloudTrail",
+                "source": "aws.s3",
+                "account": "444455556666",
+                "time": "2026-03-01T09:50:00Z",
+                "region": "us-east-1",
+                "resources": [],
+                "detail": RECORDS["aws_cloudtrail"]["read"],
+            },
+        ),
+        (
+            "sign_in",
+            {
+                "detail-type": "AWS Console Sign In via CloudTrail",
+                "id": "1",
+                "detail": RECORDS["aws_cloudtrail"]["sign_in"],
+            },
+        ),
+    ],
     "aws_guardduty": [
         (
             "api",

@@ -18,6 +18,22 @@ _ALL = [(source, name) for source, records in RECORDS.items() for name in record
 _RULED = [source for source in RECORDS if source != "ocsf"]
 
 EXPECTED: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "aws_cloudtrail": {
+        "read": (
+            "api_activity",
+            {
+                "time": 1_772_358_240_000,
+                "activity_id": 2,
+                "metadata.uid": "3f0a6c1e-0f7b-4c55-9a53-0a1b2c3d4e5f",
+                "metadata.correlation_uid": "ASIAEXAMPLE7",
+                "api.operation": "GetObject",
+                "cloud.region": "eu-west-1",
+                "cloud.account.uid": "111122223333",
+                "src_endpoint.ip": "203.0.113.9",
+            },
+        ),
+        "sign_in": ("authentication", {"status_id": 2, "user.name": "mira", "src_endpoint.ip": "203.0.113.9"}),
+    },
     "aws_guardduty": {
         "api": (
             "detection_finding",
@@ -460,6 +476,7 @@ def test_a_wrapped_record_becomes_what_it_becomes_bare(
 @pytest.mark.parametrize(
     ("source", "key"),
     [
+        ("aws_cloudtrail", "Records"),
         ("aws_guardduty", "findings"),
         ("azure_activity", "records"),
         ("m365_unified_audit", "records"),

@@ -143,7 +143,8 @@ class Process:
         from tidegate.edges.http import application, serving
 
         app = application(self, self.routes(), self.gate)
-        serve, stop = serving(app, self.settings.http.host, self._port)
+        http = self.settings.http
+        serve, stop = serving(app, http.host, self._port, http.max_connections)
         grpc_server = self._grpc_server()
         async with anyio.create_task_group() as group:
             group.start_soon(until_signalled, group.cancel_scope, stop)

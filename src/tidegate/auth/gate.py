@@ -1,15 +1,20 @@
 """The gate that every edge puts its callers through: who is it, may they, and not too often.
 
 Invariant: a call that the gate has not let through reaches nothing; every refusal is recorded, and no secret ever is.
+
+Whoever has sent too many wrong keys from an address has none looked at for a while, so that guessing is slow; only
+those that were right before still open, as others may share the address.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
+from hashlib import blake2b
 
 from tidegate.auth.audit import Audit
 from tidegate.auth.keys import Keyring, is_key
-from tidegate.auth.limits import Buckets
+from tidegate.auth.limits import Buckets, Shares, network_of
 from tidegate.auth.principal import LOCAL, Principal
 from tidegate.auth.tokens import Tokens
 from tidegate.bus import Bus
@@ -21,6 +26,9 @@ from tidegate.log import Log
 __all__ = ["Gate"]
 
 _LONGEST_TOKEN = 16 * 1024
+_BURST_SECONDS = 10.0
+"""An address may send so many seconds' worth of wrong keys at once."""
+_MOST_KNOWN = 10_000
 
 
 class Gate:
@@ -38,7 +46,12 @@ class Gate:
         self.keys = Keyring() if "keys" in settings.mode else None
         self.tokens = Tokens(settings) if "jwt" in settings.mode else None
         self.audit = Audit()
+        self.subscriptions = Shares("subscriptions", settings.subscriptions_per_key)
         self._buckets = Buckets()
+        self._wrong = Buckets(burst_seconds=_BURST_SECONDS)
+        """By the address that they came from."""
+        self._right: OrderedDict[bytes, None] = OrderedDict()
+        """Hashes of the keys and tokens that were right, the last of which is the newest."""
 
     @property
     def is_open(self) -> bool:
@@ -56,7 +69,7 @@ class Gate:
             return LOCAL
         who = tenant = ""
         try:
-            principal = await self._who(token)
+            principal = await self._known(token, network_of(peer))
             who, tenant = principal.id, principal.tenant
             if scope is not None:
                 principal.need(scope)
@@ -74,6 +87,30 @@ class Gate:
             raise
         if scope == "admin":
             self.audit.add(who, what, "allowed", peer=peer, tenant=tenant)
+        return principal
+
+    async def _known(self, token: str, network: str) -> Principal:
+        """Who has this key or token, unless too many wrong ones have come from there. Raises RefusedError."""
+        rate, digest = (
+            self._settings.wrong_keys_per_second,
+            blake2b(token.encode("utf-8", "replace"), digest_size=16).digest(),
+        )
+        pause = self._wrong.wait(network, rate) if network else 0.0
+        if pause and digest not in self._right:
+            raise RefusedError(
+                Code.RATE_LIMITED, "too many requests without a valid key have come from this address", after=pause
+            )
+        try:
+            principal = await self._who(token)
+        except RefusedError as error:
+            if network and error.code is Code.UNAUTHENTICATED:
+                self._wrong.take(network, rate, 1)
+                self._right.pop(digest, None)
+            raise
+        self._right[digest] = None
+        self._right.move_to_end(digest)
+        if len(self._right) > _MOST_KNOWN:
+            self._right.popitem(last=False)
         return principal
 
     async def still(self, token: str) -> None:

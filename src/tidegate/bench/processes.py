@@ -1,4 +1,4 @@
-"""One of Tidegate's own processes for a benchmark, on a port of its own."""
+"""One of Tidegate's own processes for a benchmark, on ports of its own, and open to this machine only."""
 
 from __future__ import annotations
 
@@ -42,8 +42,15 @@ def free_port() -> int:
 @contextlib.asynccontextmanager
 async def running(name: str, settings: Settings, *arguments: str) -> AsyncIterator[Running]:
     """The process `tidegate run NAME`, ready; gone when the block ends. Raises LocalServerError."""
-    port = free_port()
-    own = replace(settings, http=replace(settings.http, **{f"{name.replace('-', '_')}_port": port}))
+    port, key = free_port(), f"{name.replace('-', '_')}_port"
+    grpc = {key: free_port()} if hasattr(settings.grpc, key) else {}
+    own = replace(
+        settings,
+        http=replace(settings.http, host=HOST, **{key: port}),
+        grpc=replace(settings.grpc, host=HOST, **grpc),
+        # Readers and clients here have no keys.
+        auth=replace(settings.auth, mode="off"),
+    )
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tidegate", "run", name, *arguments, env=environment(own), stdout=log, stderr=log

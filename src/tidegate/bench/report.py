@@ -14,7 +14,7 @@ import msgspec
 
 from tidegate.errors import BalanceError
 
-__all__ = ["Report", "balanced", "made", "rounds"]
+__all__ = ["Report", "Skipped", "balanced", "made", "rounds"]
 
 MOST_ROUNDS = 9
 
@@ -51,6 +51,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     place: str
     """Where the servers keep their data."""
     note: str = ""
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """A benchmark that was not run."""
+
+    bench: str
+    skipped: str
+    """Why, and what to do."""
 
 
 def made(

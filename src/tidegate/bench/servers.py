@@ -26,7 +26,7 @@ from tidegate.local.servers import HOST
 from tidegate.local.supervisor import Supervisor
 from tidegate.subject import Declarations
 
-__all__ = ["Place", "fresh_streams", "servers", "without_streams"]
+__all__ = ["Place", "fresh_streams", "own_streams", "servers", "without_streams"]
 
 
 class Place(NamedTuple):
@@ -115,6 +115,17 @@ async def fresh_streams(bus: Bus, declared: Declarations, place: Place, *, first
                 )
     await without_streams(bus, declared)
     await streams.apply(bus, declared)
+
+
+@asynccontextmanager
+async def own_streams(bus: Bus, declared: Declarations, place: Place) -> AsyncIterator[None]:
+    """Empty streams until the block ends."""
+    await fresh_streams(bus, declared, place, first=True)
+    try:
+        yield
+    finally:
+        if bus.connected:
+            await without_streams(bus, declared)
 
 
 async def without_streams(bus: Bus, declared: Declarations) -> None:

@@ -18,11 +18,10 @@ from tidegate.bench.material import Commit, commits
 from tidegate.bench.processes import Running, running
 from tidegate.bench.readers import BUFFER, CHECKING, How, Readers, digest
 from tidegate.bench.report import Report, balanced, made, rounds
-from tidegate.bench.servers import servers
+from tidegate.bench.servers import own_streams, servers
 from tidegate.bus import connect
 from tidegate.config import Settings
 from tidegate.edges import framing, ws_messages
-from tidegate.errors import ConfigError
 from tidegate.local.servers import HOST
 from tidegate.log import Log, Progress
 from tidegate.pipeline.library import load_pipeline
@@ -61,15 +60,15 @@ class FanOut(Report, frozen=True, kw_only=True):
 
 async def run(settings: Settings, *, events: int = 40_000, seconds: float = 5.0, external: bool = False) -> FanOut:
     """Runs of about `events` events, for `seconds` or three times, whichever is longer."""
-    if external:
-        raise ConfigError("--external", "this benchmark starts a process of its own, on a server of its own")
     began = time.monotonic()
-    shards = declarations(settings).shards
+    declared = declarations(settings)
+    shards = declared.shards
     given = commits(events, load_pipeline(shards), shards, _COMMIT)
     async with (
-        servers(["nats"], settings, external=False) as place,
-        running("event-streaming", place.settings) as process,
+        servers(["nats"], settings, external=external) as place,
         connect(place.settings.nats_url) as bus,
+        own_streams(bus, declared, place),
+        running("event-streaming", place.settings) as process,
     ):
         log = Log(bus, shards)
         compressed = await _Measured.made("deflate", given, log, process)

@@ -13,7 +13,7 @@ import anyio
 import msgspec
 from cyclopts import Parameter
 
-from tidegate.bench.report import Report
+from tidegate.bench.report import Report, Skipped
 from tidegate.config import Settings
 
 __all__ = ["bench"]
@@ -65,7 +65,8 @@ async def bench(
     seconds
         Go on with further runs until so many seconds have passed. There are at least three.
     external
-        Use the servers of the settings. Streams INGEST and LOG there have to be empty, and are deleted.
+        Use the servers of the settings. Streams INGEST and LOG there have to be empty, and are deleted. What is not
+        there for a benchmark of several is said in its place, under `skipped`.
     """
     from tidegate.app import collect_rarely
 
@@ -83,22 +84,41 @@ async def bench(
     async with anyio.create_task_group() as group:
         with anyio.CancelScope() as scope:
             group.start_soon(end_on_signal, scope)
-            for name in _named(what):
-                report = await _run(name, settings, events, seconds, external)
+            for name in _named(what, external):
+                # What was named has to be there, or else the error says what is missing.
+                report = (await _skipped(name, settings) if external and name != what else None) or await _run(
+                    name, settings, events, seconds, external
+                )
                 if json:
                     print(msgspec.json.encode(report).decode(), flush=True)
+                elif isinstance(report, Skipped):
+                    print(f"bench {report.bench}: skipped, {report.skipped}")
                 else:
                     _show(report)
         group.cancel_scope.cancel()
     return code
 
 
-def _named(what: Name | Literal["rebuild", "kafka", "all"]) -> Sequence[Name]:
+def _named(what: Name | Literal["rebuild", "kafka", "all"], external: bool) -> Sequence[Name]:
     if what == "all":
         from tidegate.bench.broker import at_hand
 
-        return [one for one in NAMES if at_hand() or not one.startswith("kafka-")]
+        return [one for one in NAMES if at_hand() or external or not one.startswith("kafka-")]
     return [what] if what in NAMES else [one for one in NAMES if one.startswith(f"{what}-")]
+
+
+async def _skipped(name: Name, settings: Settings) -> Skipped | None:
+    """Why a benchmark cannot be run on what is there."""
+    if name.startswith("kafka-") and not settings.kafka.brokers:
+        return Skipped(bench=name, skipped="kafka.brokers (KAFKA_BROKERS) is not set")
+    if name == "rest":
+        from tidegate.local.processes import address
+        from tidegate.local.servers import answers_http
+
+        url = address("event-streaming", settings)
+        if not await answers_http(f"{url}/readyz"):
+            return Skipped(bench=name, skipped=f"event-streaming is not ready at {url}: tidegate run event-streaming")
+    return None
 
 
 def _above(value: float | None, bound: float) -> None:

@@ -48,7 +48,11 @@ async def publish(
     frames: dict[str, int] = {}
     with stream:
         async with Publisher(
-            settings.nats_url, source=source, codec=codec, credentials_file=settings.nats.credentials_file
+            settings.nats_url,
+            source=source,
+            codec=codec,
+            credentials_file=settings.nats.credentials_file,
+            inbox_prefix=settings.nats.inbox_prefix,
         ) as publisher:
             if codec == "text":
                 lines_of_file = (line for one in stream if (line := one.rstrip(b"\r\n")) and not line.isspace())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-HOUR_MS = 3_600_000
 PIPE_WIDTH = 200
 """Columns of a table when the output is no terminal."""
 
@@ -89,8 +87,9 @@ async def hot(*, counts: Annotated[bool, Parameter(negative="")] = False, look: 
         return 2
     if not counts:
         return await _events("hot", look, settings)
-    until_ms = look.until_ms or time.time_ns() // 1_000_000
-    since_ms = look.since_ms or until_ms - HOUR_MS
+    from tidegate.service.ranges import counted
+
+    since_ms, until_ms = counted(look.since_ms, look.until_ms)
     async with _queries("hot", look, settings) as queries:
         found = await queries.counts(since_ms, until_ms, after=look.after)
     rows = [

@@ -23,7 +23,8 @@ from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UNSET
 
 from tidegate.edges.graphql_schema import SCHEMA, Context
-from tidegate.edges.http import ANYBODY, STATUS, token_of
+from tidegate.edges.http import ANYBODY, token_of
+from tidegate.edges.problems import STATUS
 from tidegate.edges.sockets import GONE, MAX_MESSAGE_BYTES, Socket, is_foreign
 from tidegate.errors import Code, RefusedError
 from tidegate.service import Service

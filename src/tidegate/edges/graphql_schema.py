@@ -5,7 +5,6 @@ Invariant: every field at a root goes through the gate with the key that came wi
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from enum import Enum
@@ -25,7 +24,7 @@ from tidegate.edges.shapes import in_parts, start_of
 from tidegate.entities.access_key import Scope
 from tidegate.entities.selection import EventFilter
 from tidegate.errors import Code, QueryError, RefusedError
-from tidegate.query import TierName, parse_time
+from tidegate.query import TierName
 from tidegate.service import Item, Service, Slow, refusal
 
 __all__ = ["SCHEMA", "Context"]
@@ -259,16 +258,15 @@ class Query:
     async def counts(
         self,
         info: Info,
-        since: str = "1h",
+        since: str | None = None,
         until: str | None = None,
         by: list[By] = [By.MINUTE, By.CLASS, By.SEVERITY],  # noqa: B006 - never changed
         position: str | None = None,
     ) -> list[Count]:
         who = await info.context.enter("query", "counts")
-        until_ms = parse_time(until) if until else time.time_ns() // 1_000_000
         totals: Counter[tuple[Any, ...]] = Counter()
         names = [field.value for field in By]
-        for one in await info.context.service.counts(who, parse_time(since), until_ms, position):
+        for one in await info.context.service.counts(who, since, until, position):
             totals[tuple(getattr(one, field.value) if field in by else None for field in By)] += one.count
         return [Count(**dict(zip(names, group, strict=True)), count=count) for group, count in totals.items()]
 

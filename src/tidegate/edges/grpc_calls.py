@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import grpc
 import msgspec
@@ -128,7 +129,7 @@ def _running(name: str, decode: Any, gate: Gate, method: Method) -> Any:
     async def run(_: Any, context: Any) -> None:
         token, began, code = _token(context), time.perf_counter(), grpc.StatusCode.OK
         try:
-            principal = await gate.enter(token, method.scope, f"grpc {name}", context.peer())
+            principal = await gate.enter(token, method.scope, f"grpc {name}", _host(context.peer()))
             await method.work(Call(context, gate, principal, token, decode))
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
@@ -157,6 +158,11 @@ def _metadata(context: Any, name: str) -> str:
 def _token(context: Any) -> str:
     scheme, _, token = _metadata(context, "authorization").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else _metadata(context, "x-api-key")
+
+
+def _host(peer: str) -> str:
+    """Of `ipv4:192.0.2.1:40000` or `ipv6:%5B2001:db8::1%5D:40000`, as gRPC has it, the address."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 async def _refuse(context: Any, error: RefusedError) -> None:

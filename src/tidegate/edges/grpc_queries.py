@@ -5,7 +5,6 @@ Invariant: events pass through as the JSON that the read model holds.
 
 from __future__ import annotations
 
-import time
 from typing import Any, get_args
 
 import grpc
@@ -20,7 +19,6 @@ from tidegate.service import Service
 
 __all__ = ["queries"]
 
-_HOUR_MS = 3_600_000
 _TIERS = get_args(TierName)
 
 
@@ -64,13 +62,8 @@ class _Queries:
 
     async def count(self, call: Call) -> None:
         asked = await call.only()
-        until_ms = _ms(asked, "until")
-        if until_ms is None:
-            until_ms = time.time_ns() // 1_000_000
-        since_ms = _ms(asked, "since")
-        if since_ms is None:
-            since_ms = until_ms - _HOUR_MS
-        found = await self._service.counts(call.principal, since_ms, until_ms, asked.after or None)
+        since, until = _ms(asked, "since"), _ms(asked, "until")
+        found = await self._service.counts(call.principal, since, until, asked.after or None)
         await call.send(pb.Counts(counts=[pb.MinuteCount(**msgspec.structs.asdict(one)) for one in found]))
 
     async def sql(self, call: Call) -> None:

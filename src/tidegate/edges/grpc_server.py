@@ -26,7 +26,6 @@ from tidegate.service import Service
 
 __all__ = ["events", "queries", "serving"]
 
-_MOST_CALLS = 1000
 _MOST_KEYLESS = 50
 _LOOK_SECONDS = 1.0
 _REFLECTION_SECONDS = 60.0
@@ -43,8 +42,8 @@ def serving(
     """
     full_name = _SERVICES[name].full_name
     server = grpc.aio.server(
-        options=_options(max_frame_bytes),
-        maximum_concurrent_rpcs=_MOST_CALLS,
+        options=_options(settings, max_frame_bytes),
+        maximum_concurrent_rpcs=settings.max_calls,
         compression=grpc.Compression.Gzip if settings.compress_answers else None,
     )
     server.add_generic_rpc_handlers([{"Events": events, "Queries": queries}[name](service)])
@@ -68,10 +67,12 @@ def serving(
     return server
 
 
-def _options(max_frame_bytes: int) -> Sequence[tuple[str, int]]:
+def _options(settings: Grpc, max_frame_bytes: int) -> Sequence[tuple[str, int]]:
     return (
         # Else a second process would share the port without a word.
         ("grpc.so_reuseport", 0),
+        # Those beyond are closed before anything is read.
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
         # Also holds for what a compressed message becomes.
         ("grpc.max_receive_message_length", max_frame_bytes + 64 * 1024),
         ("grpc.max_concurrent_streams", 256),

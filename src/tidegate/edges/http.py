@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httptools
-import msgspec
 import uvicorn
 from litestar import Litestar, Request, Response, get
 from litestar.config.compression import CompressionConfig
@@ -28,18 +26,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidegate import telemetry
 from tidegate.auth import Gate, Principal
-from tidegate.edges.sockets import MAX_MESSAGE_BYTES, PING_SECONDS, SocketProtocol
+from tidegate.config import Http
+from tidegate.edges.examples import Exchange, exchanges, showing
+from tidegate.edges.problems import problem, problems, refused
+from tidegate.edges.sockets import MAX_MESSAGE_BYTES, PING_SECONDS, Config, SocketProtocol
 from tidegate.errors import Code, LocalServerError, RefusedError
 
 __all__ = [
     "ANYBODY",
-    "STATUS",
     "STREAMED",
     "Reporting",
     "application",
     "principal_of",
-    "problem",
-    "refused",
     "serving",
     "token_of",
 ]
@@ -52,22 +50,22 @@ _HEADERS_SECONDS = 10.0
 """A connection that has not sent a request's headers by then is closed."""
 _HEADERS_BYTES = 64 * 1024
 """Of the address and the headers of one request."""
+_FULL_SECONDS = 2.0
+"""The same for one beyond `max_connections`, which is only to be told so ..."""
+_MOST_TOLD = 64
+"""... unless there are so many of these that further ones are ended without a word."""
+_PROBED = (b"/healthz", b"/readyz", b"/metrics")
+"""Answered all the same: a process under a flood is not dead."""
+_TOO_LARGE = problem(431, "Too large", f"address and headers have more than {_HEADERS_BYTES} bytes")
+_NO_HTTP = problem(400, "Bad request", "this is no HTTP/1.1 request that can be parsed")
+_FULL = problem(
+    503, "Unavailable", "as many connections are open as are taken (http.max_connections)", headers={"retry-after": "1"}
+)
 _DEAD_SECONDS = 60
 """A connection whose other end takes nothing for so long, or is gone, is closed."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-STATUS = {
-    Code.INVALID: (400, "Bad request"),
-    Code.UNSUPPORTED: (415, "Unsupported"),
-    Code.TOO_LARGE: (413, "Too large"),
-    Code.TOO_SLOW: (408, "Too slow"),
-    Code.UNAUTHENTICATED: (401, "Not authenticated"),
-    Code.FORBIDDEN: (403, "Not allowed"),
-    Code.NOT_FOUND: (404, "Not found"),
-    Code.CONFLICT: (409, "Refused"),
-    Code.RATE_LIMITED: (429, "Too many requests"),
-    Code.UNAVAILABLE: (503, "Unavailable"),
-    Code.TIMEOUT: (504, "Not there yet"),
-}
+_HEALTHZ = exchanges(alive=Exchange(answer={"status": "ok", "process": "event-streaming"}))
+_READYZ = exchanges(ready=Exchange(answer={"status": "ready", "process": "event-streaming"}))
 
 Sections = dict[str, list[dict[str, Any]]]
 
@@ -84,31 +82,6 @@ class Reporting(Protocol):
 
     async def sections(self) -> Sections:
         """What `tidegate status` shows: title -> rows."""
-
-
-def problem(
-    status: int,
-    title: str,
-    detail: str,
-    members: dict[str, object] | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response[bytes]:
-    """An RFC 9457 answer."""
-    told = {"type": "about:blank", "title": title, "status": status, "detail": detail, **(members or {})}
-    return Response(
-        msgspec.json.encode(told), status_code=status, media_type="application/problem+json", headers=headers
-    )
-
-
-def refused(_: Request[Any, Any, Any], error: RefusedError) -> Response[bytes]:
-    """What HTTP says of a refusal."""
-    status, title = STATUS[error.code]
-    headers = {}
-    if error.code is Code.UNAUTHENTICATED:
-        headers["WWW-Authenticate"] = 'Bearer realm="tidegate"'
-    if error.after:
-        headers["Retry-After"] = str(math.ceil(error.after))
-    return problem(status, title, error.problem, {"code": error.code.value, **error.details}, headers)
 
 
 def token_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
@@ -169,12 +142,18 @@ def application(process: Reporting, routes: Sequence[ControllerRouterHandler], g
         body, content_type = telemetry.render_metrics()
         return Response(body, media_type=content_type)
 
-    @get("/healthz", sync_to_thread=False, opt={"scope": ANYBODY})
+    @get("/healthz", sync_to_thread=False, opt={"scope": ANYBODY}, operation_class=showing(_HEALTHZ))
     def healthz() -> dict[str, str]:
         """200 while the process lives."""
         return {"status": "ok", "process": process.name}
 
-    @get("/readyz", sync_to_thread=False, opt={"scope": ANYBODY})
+    @get(
+        "/readyz",
+        sync_to_thread=False,
+        opt={"scope": ANYBODY},
+        operation_class=showing(_READYZ),
+        responses=problems(503),
+    )
     def readyz() -> Response[Any]:
         """200 while the process can do its work, else 503 with the reason."""
         reason = process.not_ready()
@@ -197,19 +176,24 @@ def application(process: Reporting, routes: Sequence[ControllerRouterHandler], g
 
 
 class _Protocol(HttpToolsProtocol):
-    """Bounds the time and the room that a request's headers may take: uvicorn itself waits for ever, and keeps all."""
+    """Bounds how many connections there are, and the time and the room that a request's headers may take: uvicorn
+    itself takes all, waits for ever, and keeps everything."""
 
+    config: Config
+    _full = False
+    """Whether there were enough connections without this one."""
     _patience: asyncio.TimerHandle | None = None
     """There while headers are awaited."""
     _began = False
     """Whether a request began in the bytes that came last."""
     _taken = 0
     """Bytes of headers that have not ended."""
-    _too_large = False
+    _refusal: Response[bytes] | None = None
 
     def _wait(self) -> None:
         self._hurry()
-        self._patience = self.loop.call_later(_HEADERS_SECONDS, lambda: self.transport.close())
+        seconds = _FULL_SECONDS if self._full else _HEADERS_SECONDS
+        self._patience = self.loop.call_later(seconds, lambda: self.transport.close())
 
     def _hurry(self) -> None:
         if self._patience is not None:
@@ -218,6 +202,11 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        beyond = len(self.connections) - self.config.most
+        if beyond > _MOST_TOLD:
+            transport.abort()
+            return
+        self._full = beyond > 0
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -230,7 +219,7 @@ class _Protocol(HttpToolsProtocol):
         if self._patience is not None and not self._began and not self.transport.is_closing():
             self._taken += len(data)
             if self._taken > _HEADERS_BYTES:
-                self._too_large = True
+                self._refusal = _TOO_LARGE
                 self.send_400_response("")
 
     def on_message_begin(self) -> None:
@@ -241,8 +230,12 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._hurry()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _HEADERS_BYTES:
-            self._too_large = True
+            self._refusal = _TOO_LARGE
             raise httptools.HttpParserError("headers too large")
+        if self._full and not self._should_upgrade() and self.url.partition(b"?")[0] not in _PROBED:
+            telemetry.emit(telemetry.ConnectionRefused(edge="http"))
+            self._refusal = _FULL
+            raise httptools.HttpParserError("too many connections")
         try:
             super().on_headers_complete()
         except (UnicodeDecodeError, httptools.HttpParserInvalidURLError) as error:
@@ -251,12 +244,10 @@ class _Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be parsed is answered as a problem, too, and ends the connection."""
-        if self._too_large:
-            found = problem(431, "Too large", f"address and headers have more than {_HEADERS_BYTES} bytes")
-        else:
-            found = problem(400, "Bad request", "this is no HTTP/1.1 request that can be parsed")
+        found = self._refusal or _NO_HTTP
+        more = "".join(f"{name}: {value}\r\n" for name, value in found.headers.items())
         head = (
-            f"HTTP/1.1 {found.status_code} \r\ncontent-type: application/problem+json\r\n"
+            f"HTTP/1.1 {found.status_code} \r\ncontent-type: application/problem+json\r\n{more}"
             f"content-length: {len(found.content)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + found.content)
@@ -271,7 +262,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine[Any, Any, None]], Callable[[], None]]:
+def serving(
+    app: Litestar, host: str, port: int, max_connections: int = Http().max_connections
+) -> tuple[Callable[[], Coroutine[Any, Any, None]], Callable[[], None]]:
     """A coroutine function that serves until stopped, and the function that stops it.
 
     Raises LocalServerError at once when the port is taken.
@@ -290,7 +283,7 @@ def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine
         raise LocalServerError(
             f"port {port} on {host} is taken ({error.strerror}); end what uses it, or set another port in [http]"
         ) from error
-    config = uvicorn.Config(
+    config = Config(
         app,
         http=_Protocol,
         ws=SocketProtocol,
@@ -304,6 +297,7 @@ def serving(app: Litestar, host: str, port: int) -> tuple[Callable[[], Coroutine
         timeout_graceful_shutdown=2,
         timeout_keep_alive=5,
     )
+    config.most = max_connections
     server = _Server(config)
 
     async def serve() -> None:

@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 
 from tidegate.auth import Gate, Principal
 from tidegate.bus import Bus
-from tidegate.edges.http import STATUS
+from tidegate.edges.problems import STATUS
 from tidegate.entities.access_key import Scope
 from tidegate.errors import BusUnavailableError, Code, RefusedError
 

@@ -7,7 +7,6 @@ may do; publishing is not here, for that is NATS itself.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -19,12 +18,12 @@ from tidegate.auth import Principal
 from tidegate.bus import Bus
 from tidegate.edges.micro import Endpoint, serving
 from tidegate.edges.rest_pipelines import measured, summaries
-from tidegate.edges.rest_query import HOUR_MS, SqlRequest
+from tidegate.edges.rest_query import SqlRequest
 from tidegate.entities.access_key import Scope
 from tidegate.entities.pipeline import KIND as PIPELINE
 from tidegate.errors import Code, QueryError, RefusedError
 from tidegate.lifecycle import Lifecycle
-from tidegate.query import TierName, parse_time
+from tidegate.query import TierName
 from tidegate.service import Service, refusal
 
 __all__ = ["entities", "offered", "pipelines", "query", "storage"]
@@ -130,9 +129,7 @@ def query(service: Service) -> list[Endpoint]:
         return msgspec.json.encode(head)[:-1] + b',"events":[' + b",".join(page.events) + b"]}"
 
     async def counts(who: Principal, asked: CountsRequest) -> bytes:
-        until_ms = parse_time(asked.until) if asked.until else time.time_ns() // 1_000_000
-        since_ms = parse_time(asked.since) if asked.since else until_ms - HOUR_MS
-        found = await service.counts(who, since_ms, until_ms, asked.after)
+        found = await service.counts(who, asked.since, asked.until, asked.after)
         return msgspec.json.encode({"tier": "hot", "counts": found})
 
     async def sql(who: Principal, asked: SqlRequest) -> bytes:

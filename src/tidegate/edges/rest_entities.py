@@ -10,8 +10,11 @@ from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
+from tidegate.edges.examples import events as examples
+from tidegate.edges.examples import showing
 from tidegate.edges.http import principal_of
-from tidegate.edges.shapes import problems
+from tidegate.edges.problems import problems
+from tidegate.edges.shapes import answers
 from tidegate.service import Service
 
 __all__ = ["routes"]
@@ -27,6 +30,9 @@ class Given(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expected_version: int | None = None
 
 
+_ANSWERS = answers(dict[str, Any], "Where the entity and the log stand with it, with the state or what has changed.")
+
+
 def routes(service: Service) -> list[ControllerRouterHandler]:
     """The routes."""
 
@@ -35,7 +41,8 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
         status_code=200,
         opt={"scope": "command"},
         request_max_body_size=256 * 1024,
-        responses=problems(400, 401, 403, 404, 409, 413, 429, 503),
+        operation_class=showing(examples.COMMAND),
+        responses={**_ANSWERS, **problems(400, 401, 403, 404, 409, 413, 429, 503)},
         tags=["entities"],
     )
     async def command(
@@ -55,7 +62,8 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
     @get(
         "/v1/entities/{kind:str}/{entity_id:path}",
         opt={"scope": "query"},
-        responses=problems(400, 401, 403, 404, 429, 503),
+        operation_class=showing(examples.ENTITY),
+        responses={**_ANSWERS, **problems(400, 401, 403, 404, 429, 503)},
         tags=["entities"],
     )
     async def entity(kind: FromPath[str], entity_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -66,7 +74,13 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
             return Response(b"", status_code=304, headers={"ETag": tag})
         return Response(msgspec.json.encode(answer), media_type="application/json", headers={"ETag": tag})
 
-    @get("/v1/status", opt={"scope": None}, responses=problems(401, 429), tags=["status"])
+    @get(
+        "/v1/status",
+        opt={"scope": None},
+        operation_class=showing(examples.STATUS),
+        responses=problems(401, 429),
+        tags=["status"],
+    )
     async def status(request: Request[Any, Any, Any]) -> dict[str, Any]:
         """Whether the process can do its work, and what the caller may do."""
         return await service.status(principal_of(request))

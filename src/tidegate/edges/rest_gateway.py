@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, post
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 from msgspec import Meta, Struct
 
+from tidegate.edges.examples import gateway as examples
+from tidegate.edges.examples import showing
 from tidegate.edges.http import principal_of
-from tidegate.edges.shapes import problems
+from tidegate.edges.problems import problems
+from tidegate.edges.shapes import answers
 from tidegate.entities.call import Callback
 from tidegate.errors import Code, RefusedError, TidegateError
 from tidegate.gateway import CallFailedError, Gateway
@@ -36,6 +38,7 @@ _CODES: dict[Failure, Code] = {
     "open": Code.UNAVAILABLE,
 }
 _TOLD = (400, 401, 403, 404, 409, 413, 429, 503, 504)
+_KEY = {"Idempotency-Key": "What is asked for under the same one is done once."}
 _BODY_BYTES = 2 * 1024 * 1024
 
 
@@ -86,7 +89,7 @@ def _told() -> Iterator[None]:
         raise refusal(error) from error
 
 
-_ACCEPTED = ResponseSpec(data_container=dict[str, str], description="Accepted; `Location` is where to look.")
+_ACCEPTED = answers(dict[str, str], "Accepted; `Location` is where to look.", 202)
 
 
 def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response[Any]:
@@ -99,9 +102,10 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
     @post(
         "/v1/calls",
         status_code=200,
+        operation_class=showing(examples.CALL, headers=_KEY),
         opt={"scope": "command"},
         request_max_body_size=_BODY_BYTES,
-        responses={**problems(*_TOLD), 202: _ACCEPTED},
+        responses={**_ACCEPTED, **problems(*_TOLD)},
         tags=["gateway"],
     )
     async def call(data: JSONBody[_Asked], request: Request[Any, Any, Any]) -> Response[Any]:
@@ -139,7 +143,13 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
             )
         return _json({"id": call_id, "status": "accepted"}, 202, {"Location": f"/v1/calls/{call_id}"})
 
-    @get("/v1/calls/{call_id:str}", opt={"scope": "query"}, responses=problems(*_TOLD), tags=["gateway"])
+    @get(
+        "/v1/calls/{call_id:str}",
+        opt={"scope": "query"},
+        operation_class=showing(examples.LOOK),
+        responses=problems(*_TOLD),
+        tags=["gateway"],
+    )
     async def look(call_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[Any]:
         """How an asynchronous call goes, and its result."""
         with _told():
@@ -148,6 +158,7 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
     @delete(
         "/v1/calls/{call_id:str}",
         status_code=200,
+        operation_class=showing(examples.CANCEL),
         opt={"scope": "command"},
         responses=problems(*_TOLD),
         tags=["gateway"],
@@ -161,6 +172,7 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
     @post(
         "/v1/events",
         status_code=202,
+        operation_class=showing(examples.EVENT, headers=_KEY),
         opt={"scope": "publish"},
         request_max_body_size=_BODY_BYTES,
         responses=problems(*_TOLD),
@@ -181,6 +193,7 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
     @post(
         "/v1/streams",
         status_code=202,
+        operation_class=showing(examples.ESTABLISH),
         opt={"scope": "command"},
         request_max_body_size=64 * 1024,
         responses=problems(*_TOLD),
@@ -194,7 +207,13 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
             )
         return _json({"name": name, "status": "requested"}, 202, {"Location": f"/v1/streams/{name}"})
 
-    @get("/v1/streams/{name:str}", opt={"scope": "query"}, responses=problems(*_TOLD), tags=["gateway"])
+    @get(
+        "/v1/streams/{name:str}",
+        opt={"scope": "query"},
+        operation_class=showing(examples.STREAM),
+        responses=problems(*_TOLD),
+        tags=["gateway"],
+    )
     async def stream(name: FromPath[str], request: Request[Any, Any, Any]) -> Response[Any]:
         """How a stream connection stands."""
         with _told():
@@ -203,6 +222,7 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
     @delete(
         "/v1/streams/{name:str}",
         status_code=200,
+        operation_class=showing(examples.CLOSE),
         opt={"scope": "command"},
         responses=problems(*_TOLD),
         tags=["gateway"],
@@ -213,7 +233,13 @@ def routes(gateway: Gateway) -> list[ControllerRouterHandler]:
             await gateway.close_stream_connection(name, principal=principal_of(request))
         return _json({"name": name, "status": "closed"})
 
-    @get("/v1/channels", opt={"scope": "query"}, responses=problems(401, 403, 429), tags=["gateway"])
+    @get(
+        "/v1/channels",
+        opt={"scope": "query"},
+        operation_class=showing(examples.CHANNELS),
+        responses=problems(401, 403, 429),
+        tags=["gateway"],
+    )
     async def channels(request: Request[Any, Any, Any]) -> Response[Any]:
         """Status and counters of every channel of this process."""
         return _json({"channels": gateway.channel_statuses(principal=principal_of(request))})

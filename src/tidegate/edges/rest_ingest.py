@@ -12,15 +12,16 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, post
-from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, RequestBody
 from litestar.params import FromPath, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from tidegate import frame
+from tidegate.edges.examples import events as examples
+from tidegate.edges.examples import showing
 from tidegate.edges.http import principal_of
-from tidegate.edges.shapes import problems
+from tidegate.edges.problems import problems
+from tidegate.edges.shapes import answers
 from tidegate.errors import Code, RefusedError
 from tidegate.event import Envelope
 from tidegate.service import Published, Refusal, Service
@@ -30,15 +31,6 @@ __all__ = ["Stored", "routes"]
 _IDLE_SECONDS = 30.0
 _DEFAULT_SOURCE = "app"
 _MOST_DECLARED = 4 * 1024 * 1024
-
-_ENVELOPE = {
-    "source": "billing",
-    "event_type": "invoice.paid",
-    "correlation_id": "case-7",
-    "timestamp": "2026-05-04T10:11:12Z",
-    "data": {"user": "mira", "src_ip": "10.0.0.5"},
-}
-_LINE = msgspec.json.encode(_ENVELOPE).decode()
 
 
 class Stored(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -57,56 +49,20 @@ class Stored(Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused_count: int = 0
 
 
-class _Documented(Operation):
-    """Says what the body may be, which the handler reads by itself."""
-
-    def __post_init__(self) -> None:
-        events = {"oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]}
-        self.request_body = RequestBody(
-            description=(
-                "One record, an array, NDJSON, msgpack or lines of text, native or in envelopes, plain or with"
-                " Content-Encoding zstd or gzip. NDJSON and text may be of any length, and of unknown length."
-            ),
-            required=True,
-            content={
-                "application/json": OpenAPIMediaType(
-                    schema=events,  # type: ignore[arg-type]
-                    examples={
-                        "one": Example(summary="One envelope", value=_ENVELOPE),
-                        "array": Example(summary="Several", value=[_ENVELOPE, {"data": {"n": 2}}]),
-                    },
-                ),
-                "application/x-ndjson": OpenAPIMediaType(
-                    schema={"type": "string"},  # type: ignore[arg-type]
-                    examples={"lines": Example(summary="One record a line", value=f"{_LINE}\n{_LINE}\n")},
-                ),
-                "text/plain": OpenAPIMediaType(
-                    schema={"type": "string"},  # type: ignore[arg-type]
-                    examples={"syslog": Example(value="May  4 10:11:14 gw sshd[812]: Failed password for root")},
-                ),
-            },
-        )
-
-
-_RESPONSES = {
-    202: ResponseSpec(
-        Stored,
-        description="On disk, but for what is listed as refused.",
-        generate_examples=False,
-        examples=[
-            Example(
-                summary="One record could not be read",
-                value={
-                    "position": "INGEST/2/1041",
-                    "positions": ["INGEST/2/1041"],
-                    "records": 999,
-                    "duplicate": False,
-                    "refused": [{"index": 17, "reason": "not valid JSON: Expected '}' (byte 88)"}],
-                    "refused_count": 1,
-                },
-            )
-        ],
+_HOW: dict[str, Any] = {
+    "bodies": {
+        "application/json": {},
+        "application/x-ndjson": {"type": "string"},
+        "text/plain": {"type": "string"},
+    },
+    "about": (
+        "One record, an array, NDJSON, msgpack or lines of text, native or in envelopes, plain or with"
+        " Content-Encoding zstd or gzip. NDJSON and text may be of any length, and of unknown length."
     ),
+    "headers": {"Idempotency-Key": "Under the same one, what was stored in the last two minutes is not stored again."},
+}
+_RESPONSES = {
+    **answers(Stored, "On disk, but for what is listed as refused.", 202),
     **problems(400, 401, 403, 408, 413, 415, 429, 503),
 }
 
@@ -133,7 +89,7 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
         status_code=202,
         request_max_body_size=None,
         opt={"scope": "publish"},
-        operation_class=_Documented,
+        operation_class=showing(examples.PUBLISH_OF_SOURCE, **_HOW),
         responses=_RESPONSES,
         summary="Publish records of one source",
         tags=["events"],
@@ -148,7 +104,7 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
         status_code=202,
         request_max_body_size=None,
         opt={"scope": "publish"},
-        operation_class=_Documented,
+        operation_class=showing(examples.PUBLISH, **_HOW),
         responses=_RESPONSES,
         summary="Publish records; the source is in the address or in the envelopes",
         tags=["events"],

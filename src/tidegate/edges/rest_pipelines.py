@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post
-from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, RequestBody
 from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
@@ -21,8 +20,10 @@ from tidegate import optimising
 from tidegate.actor.system import System
 from tidegate.auth import LOCAL
 from tidegate.bus import Bus
-from tidegate.edges.http import principal_of, problem
-from tidegate.edges.shapes import problems
+from tidegate.edges.examples import pipelines as examples
+from tidegate.edges.examples import showing
+from tidegate.edges.http import principal_of
+from tidegate.edges.problems import problem, problems
 from tidegate.entities.pipeline import KIND, Activate, Define, PipelineHistory, RollBack, version_of
 from tidegate.errors import BusError, BusUnavailableError, CommandRefusedError, ConfigError, QueryError, StageError
 from tidegate.lifecycle import Lifecycle
@@ -40,24 +41,7 @@ _MOST_RECORDS = 1000
 _WATCHED_SECONDS = 30.0
 _ALWAYS = (400, 401, 403, 429)
 _TAGS = ["pipelines"]
-_PIPELINE = """name = "example"
-sources = ["billing"]
-"""
-
-
-class _Documented(Operation):
-    """Says what the body is, which the handler reads by itself."""
-
-    def __post_init__(self) -> None:
-        self.request_body = RequestBody(
-            required=True,
-            content={
-                "application/toml": OpenAPIMediaType(
-                    schema={"type": "string"},  # type: ignore[arg-type]
-                    examples={"toml": Example(summary="A pipeline", value=_PIPELINE)},
-                )
-            },
-        )
+_TOML = {"application/toml": {"type": "string"}}
 
 
 class Trial(Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,13 +146,25 @@ def routes(
             return problem(503, "No answer", str(error))
         return Response(answer, status_code=202)
 
-    @get("/v1/pipelines", sync_to_thread=False, responses=problems(*_ALWAYS), tags=_TAGS)
+    @get(
+        "/v1/pipelines",
+        sync_to_thread=False,
+        operation_class=showing(examples.LIST),
+        responses=problems(*_ALWAYS),
+        tags=_TAGS,
+    )
     def list_pipelines() -> list[Summary]:
         """All pipelines in use."""
         life = lifecycle()
         return [] if life is None else summaries(life)
 
-    @get("/v1/pipelines/{name:str}", sync_to_thread=False, responses=problems(*_ALWAYS, 404), tags=_TAGS)
+    @get(
+        "/v1/pipelines/{name:str}",
+        sync_to_thread=False,
+        operation_class=showing(examples.SHOW),
+        responses=problems(*_ALWAYS, 404),
+        tags=_TAGS,
+    )
     def show(name: str) -> Response[Any]:
         """The text in use, and all versions that were defined."""
         life, flow = lifecycle(), flows().get(name)
@@ -188,7 +184,13 @@ def routes(
             }
         )
 
-    @get("/v1/pipelines/{name:str}/metrics", sync_to_thread=False, responses=problems(*_ALWAYS, 404), tags=_TAGS)
+    @get(
+        "/v1/pipelines/{name:str}/metrics",
+        sync_to_thread=False,
+        operation_class=showing(examples.METRICS),
+        responses=problems(*_ALWAYS, 404),
+        tags=_TAGS,
+    )
     def metrics(name: str) -> Response[Any]:
         """What each stage took, passed, filtered and failed, and the time it took, in this process."""
         flow = flows().get(name)
@@ -200,7 +202,7 @@ def routes(
         "/v1/pipelines/{name:str}/versions",
         status_code=202,
         request_max_body_size=256 * 1024,
-        operation_class=_Documented,
+        operation_class=showing(examples.DEFINE, bodies=_TOML),
         responses=problems(*_ALWAYS, 404, 409, 413, 503),
         tags=_TAGS,
     )
@@ -223,6 +225,7 @@ def routes(
     @post(
         "/v1/pipelines/{name:str}/versions/{version:str}/activate",
         status_code=202,
+        operation_class=showing(examples.ACTIVATE),
         responses=problems(*_ALWAYS, 404, 409, 503),
         tags=_TAGS,
     )
@@ -233,6 +236,7 @@ def routes(
     @post(
         "/v1/pipelines/{name:str}/rollback",
         status_code=202,
+        operation_class=showing(examples.ROLL_BACK),
         responses=problems(*_ALWAYS, 404, 409, 503),
         tags=_TAGS,
     )
@@ -240,7 +244,13 @@ def routes(
         """Go back to the version before."""
         return await commanded(name, RollBack(by=_by(request)))
 
-    @post("/v1/pipelines/try", status_code=200, responses=problems(*_ALWAYS, 413, 503), tags=_TAGS)
+    @post(
+        "/v1/pipelines/try",
+        status_code=200,
+        operation_class=showing(examples.TRY),
+        responses=problems(*_ALWAYS, 413, 503),
+        tags=_TAGS,
+    )
     async def dry_run(data: Trial) -> Response[Any]:
         """What would become of records; nothing is stored."""
         life = lifecycle()
@@ -262,7 +272,12 @@ def routes(
         steps = [await asyncio.to_thread(explain, rules, one) for one in each] if data.explain else []
         return Response(Outcomes(fates=found, steps=steps))
 
-    @get("/v1/pipelines/{name:str}/sample", responses=problems(*_ALWAYS, 404, 503), tags=_TAGS)
+    @get(
+        "/v1/pipelines/{name:str}/sample",
+        operation_class=showing(examples.SAMPLE),
+        responses=problems(*_ALWAYS, 404, 503),
+        tags=_TAGS,
+    )
     async def sample(name: str, records: Annotated[int, Parameter(ge=1, le=100)] = 1) -> Response[Any]:
         """The transformation log of the newest records that take the pipeline: what each stage does to each of them."""
         life, bus = lifecycle(), connection()
@@ -285,6 +300,7 @@ def routes(
     @post(
         "/v1/pipelines/{name:str}/optimise",
         status_code=200,
+        operation_class=showing(examples.OPTIMISE),
         responses=problems(*_ALWAYS, 404, 409, 503),
         tags=_TAGS,
     )

@@ -5,27 +5,26 @@ Invariant: events pass through as the JSON that the read model holds; every erro
 
 from __future__ import annotations
 
-import time
 import zlib
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency, Provide
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
-from tidegate.edges.http import principal_of, refused
-from tidegate.edges.shapes import problems
+from tidegate.edges.examples import queries as examples
+from tidegate.edges.examples import showing
+from tidegate.edges.http import principal_of
+from tidegate.edges.problems import problems, refused
+from tidegate.edges.shapes import answers
 from tidegate.errors import QueryError
-from tidegate.query import TierName, parse_time
+from tidegate.query import TierName
 from tidegate.service import Service, refusal
 from tidegate.tiers.hot import MinuteCount
 
 __all__ = ["Counts", "Events", "SqlRequest", "SqlRows", "routes"]
-
-HOUR_MS = 3_600_000
 
 Given = NamedDependency[Service]
 Asking = Request[Any, Any, Any]
@@ -90,19 +89,16 @@ def _of_query(request: Request[Any, Any, Any], error: QueryError) -> Response[by
     return refused(request, refusal(error))
 
 
-def _ok(shape: type[Any], description: str) -> dict[int, ResponseSpec]:
-    return {200: ResponseSpec(shape, description=description, generate_examples=False)}
-
-
 def _json(body: bytes, headers: dict[str, str] | None = None) -> Response[bytes]:
     return Response(body, media_type="application/json", headers=headers)
 
 
 @get(
     "/events/{event_id:str}",
+    operation_class=showing(examples.EVENT),
     summary="One event by its id",
     responses={
-        **_ok(dict[str, Any], "The OCSF event; the header Tidegate-Tier says where it is from."),
+        **answers(dict[str, Any], "The OCSF event; the header Tidegate-Tier says where it is from."),
         **problems(400, 401, 403, 404, 429, 503, 504),
     },
 )
@@ -120,8 +116,9 @@ async def event(
 
 @get(
     "/events",
+    operation_class=showing(examples.EVENTS),
     summary="Events by correlation id or by observable, latest first",
-    responses={**_ok(Events, "The events."), **problems(400, 401, 403, 429, 503, 504)},
+    responses={**answers(Events, "The events."), **problems(400, 401, 403, 429, 503, 504)},
 )
 async def events(
     request: Asking,
@@ -147,23 +144,23 @@ async def events(
 
 @get(
     "/counts",
+    operation_class=showing(examples.COUNTS),
     summary="Events by minute, class and severity; of the last hour by default",
-    responses={**_ok(Counts, "The counts, as hot has them."), **problems(400, 401, 403, 429, 503, 504)},
+    responses={**answers(Counts, "The counts, as hot has them."), **problems(400, 401, 403, 429, 503, 504)},
 )
 async def counts(
     request: Asking, service: Given, since: Time = None, until: Time = None, after: After = None
 ) -> Response[bytes]:
-    until_ms = parse_time(until) if until else time.time_ns() // 1_000_000
-    since_ms = parse_time(since) if since else until_ms - HOUR_MS
-    found = await service.counts(principal_of(request), since_ms, until_ms, after)
+    found = await service.counts(principal_of(request), since, until, after)
     return _json(msgspec.json.encode(Counts(tier="hot", counts=found)))
 
 
 @post(
     "/sql",
     status_code=200,
+    operation_class=showing(examples.SQL),
     summary="One read-only SQL statement over the lake's table `events`",
-    responses={**_ok(SqlRows, "The rows."), **problems(400, 401, 403, 429, 503, 504)},
+    responses={**answers(SqlRows, "The rows."), **problems(400, 401, 403, 429, 503, 504)},
 )
 async def sql(request: Asking, service: Given, data: JSONBody[SqlRequest]) -> Response[bytes]:
     found = await service.sql(principal_of(request), data.sql, data.max_rows, data.timeout_seconds, data.after)
@@ -173,8 +170,9 @@ async def sql(request: Asking, service: Given, data: JSONBody[SqlRequest]) -> Re
 
 @get(
     "/positions",
+    operation_class=showing(examples.POSITIONS),
     summary="Where each cell of each read model stands, and where the log ends",
-    responses={**_ok(dict[str, Any], "The positions."), **problems(401, 403, 429, 503)},
+    responses={**answers(dict[str, Any], "The positions."), **problems(401, 403, 429, 503)},
 )
 async def positions(request: Asking, service: Given) -> Response[bytes]:
     return _json(msgspec.json.encode(await service.positions(principal_of(request))))

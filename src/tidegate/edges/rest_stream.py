@@ -14,13 +14,15 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, get
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Example
 from litestar.params import FromQuery, QueryParameter
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 
+from tidegate.edges.examples import events as examples
+from tidegate.edges.examples import showing
 from tidegate.edges.http import STREAMED, principal_of, token_of
-from tidegate.edges.shapes import problems, start_of
+from tidegate.edges.problems import problems
+from tidegate.edges.shapes import start_of
 from tidegate.entities.selection import EventFilter
 from tidegate.errors import RefusedError
 from tidegate.service import Item, Service, Sharing, Slow
@@ -47,13 +49,13 @@ def routes(service: Service) -> list[ControllerRouterHandler]:
         media_type="text/event-stream",
         summary="Events as they are logged",
         tags=["events"],
+        operation_class=showing(examples.STREAM, headers={"Last-Event-ID": "Go on behind this event."}),
         responses={
             200: ResponseSpec(
                 bytes,
                 description="Server-Sent Events: `event` with an OCSF event, `left_out` with a count of others.",
                 generate_examples=False,
                 media_type="text/event-stream",
-                examples=[Example(value='id: 4711-0\nevent: event\ndata: {"class_uid":4003}\n\n')],
             ),
             **problems(400, 401, 403, 429, 503),
         },

@@ -1,47 +1,23 @@
-"""What edges have in common: how a start of a subscription is said, and how OpenAPI describes the refusals."""
+"""What edges have in common: how a start of a subscription is said, and how OpenAPI describes answers."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from http import HTTPStatus
+from typing import Any
 
-import msgspec
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Example
 
 from tidegate.errors import QueryError
 from tidegate.query import parse_time
 from tidegate.service import Start, refusal
 
-__all__ = ["Problem", "in_parts", "problems", "start_of"]
+__all__ = ["answers", "in_parts", "start_of"]
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-
-
-def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The refusals of a route."""
-    return {
-        status: ResponseSpec(
-            Problem,
-            description=HTTPStatus(status).phrase,
-            generate_examples=False,
-            media_type="application/problem+json",
-            examples=[
-                Example(
-                    value={"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": "..."}
-                )
-            ],
-        )
-        for status in statuses
-    }
+def answers(shape: Any, description: str, status: int = 200) -> dict[int, ResponseSpec]:
+    """What a route answers when all is well."""
+    return {status: ResponseSpec(shape, description=description, generate_examples=False)}
 
 
 def start_of(text: str) -> Start:

@@ -9,11 +9,13 @@ import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
+import uvicorn
 from litestar import WebSocket
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
+from tidegate import telemetry
 from tidegate.auth import Gate
 from tidegate.edges import framing
 from tidegate.errors import Code
@@ -24,6 +26,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "PARTS",
     "PING_SECONDS",
+    "Config",
     "Socket",
     "SocketProtocol",
     "is_foreign",
@@ -46,16 +49,33 @@ _MOST_FRAMES = 1000
 _STALLED_SECONDS = 30.0
 """So long may a peer take nothing of what waits for it."""
 
-CLOSE = {Code.UNAUTHENTICATED: 4401, Code.FORBIDDEN: 4403, Code.TOO_SLOW: 4408, Code.INVALID: 4400}
+AGAIN = 1013
+"""Try again later (the registry of RFC 6455, 11.7)."""
+CLOSE = {
+    Code.UNAUTHENTICATED: 4401,
+    Code.FORBIDDEN: 4403,
+    Code.TOO_SLOW: 4408,
+    Code.INVALID: 4400,
+    Code.RATE_LIMITED: AGAIN,
+    Code.UNAVAILABLE: AGAIN,
+}
 """Codes from 4000 on are an application's own (RFC 6455, 7.4.2); these are HTTP's with 4000 added."""
+
+
+class Config(uvicorn.Config):
+    """Of a server."""
+
+    most: int
+    """Connections at one time."""
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's own waits for ever until a dead peer takes what was written, and its handler with it.
 
-    And it would compress each message for each peer anew, however long that takes.
+    And it takes any number of connections, and would compress each message for each peer anew, however long that takes.
     """
 
+    config: Config
     _patience: asyncio.TimerHandle | None = None
     _window = 0
 
@@ -74,6 +94,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().handle_cont(event)
         if len(self.frames) == _MOST_FRAMES:
             self.frames = [b"".join(self.frames)]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.config.most:
+            self.app = _full
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -110,6 +135,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+
+async def _full(scope: Any, receive: Any, send: Any) -> None:
+    """Only a connection that was accepted can be told a code."""
+    telemetry.emit(telemetry.ConnectionRefused(edge="websocket"))
+    await receive()
+    subprotocol = next(iter(scope["subprotocols"]), None)
+    await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
+    reason = "as many connections are open as are taken (http.max_connections)"
+    await send({"type": "websocket.close", "code": AGAIN, "reason": reason})
 
 
 def window_of(socket: Socket) -> int:

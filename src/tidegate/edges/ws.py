@@ -26,7 +26,6 @@ from tidegate.edges.sockets import CLOSE, GONE, MAX_MESSAGE_BYTES, PARTS, Socket
 from tidegate.entities.access_key import Scope
 from tidegate.entities.selection import EventFilter
 from tidegate.errors import Code, QueryError, RefusedError
-from tidegate.query import parse_time
 from tidegate.service import Feed, Published, Service, Sharing, refusal
 
 __all__ = ["routes"]
@@ -272,8 +271,7 @@ class _Session:
                 found = [msgspec.Raw(line) for line in page.events]
                 return {"tier": page.tier, "complete": page.complete, "events": found, "next": page.cursor}
             case messages.Counts():
-                until_ms = parse_time(one.until) if one.until else time.time_ns() // 1_000_000
-                return await service.counts(who, parse_time(one.since), until_ms, one.after)
+                return await service.counts(who, one.since, one.until, one.after)
             case messages.Sql():
                 return await service.sql(who, one.sql, one.max_rows, one.timeout_seconds, one.after)
             case messages.Command():

@@ -115,7 +115,7 @@ class Events(_Request, frozen=True):
 
 
 class Counts(_Request, frozen=True):
-    since: str = "1h"
+    since: str | None = None
     until: str | None = None
     after: str | None = None
 

@@ -36,6 +36,8 @@ from tidegate.local.servers import fetch
 __all__ = ["Finding", "examine"]
 
 REACH_SECONDS = 3.0
+ANONYMOUS_SECONDS = 1.0
+"""To be let in by a server that has just answered; who is not is let wait so long."""
 CHECK_SECONDS = 7.0
 """For all checks of one server; the servers are examined at the same time."""
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
@@ -121,6 +123,8 @@ async def _nats(settings: Settings, report: _Report) -> None:
             report.ok("reachable", address)
             report.version(connection.server_version, NATS_VERSION)
             _max_payload(settings, report, connection.max_payload)
+            if settings.auth.mode != "off":
+                await _users(settings, report)
             if await _jetstream(report, connection):
                 await _sync_interval(settings, report)
                 await _atomic_publish(report, connection)
@@ -128,6 +132,17 @@ async def _nats(settings: Settings, report: _Report) -> None:
         cause = error.__cause__
         why = f"no connection within {REACH_SECONDS:g} s" if isinstance(cause, TimeoutError) else _name(cause or error)
         report.fail("reachable", f"{address}: {why}", _advice("nats.url", "NATS_URL"))
+
+
+async def _users(settings: Settings, report: _Report) -> None:
+    """Keys guard the edges; on NATS itself they guard nothing, and its users have to."""
+    anonymous = ",".join(re.sub(r"//[^@/]*@", "//", one) for one in settings.nats_url.split(","))
+    try:
+        async with bus.connect(anonymous, name="tidegate-doctor", connect_timeout_seconds=ANONYMOUS_SECONDS):
+            seen = f"anybody gets in without credentials, whatever the edges ask for (auth.mode {settings.auth.mode!r})"
+            report.warn("users", seen, "give NATS users: see docs/nats.md and deploy/nats-users.conf")
+    except BusUnavailableError:
+        report.ok("users", "nobody gets in without credentials")
 
 
 def _max_payload(settings: Settings, report: _Report, size: int) -> None:

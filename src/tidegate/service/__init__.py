@@ -31,10 +31,11 @@ from tidegate.errors import (
 )
 from tidegate.log import Log
 from tidegate.pipeline.tenants import scoped
-from tidegate.query import Queries, TierName, parse_time
+from tidegate.query import Queries, TierName
 from tidegate.service.following import Batch, Feed, Item, Slow, Start, check_reader, following
 from tidegate.service.paging import Page, paged
 from tidegate.service.publishing import Body, Published, Publishing, Refusal
+from tidegate.service.ranges import When, counted, in_ms
 from tidegate.service.sharing import Live, Sharing
 
 __all__ = [
@@ -158,15 +159,20 @@ class Service:
         slow: Slow = "hold",
         acks: bool = False,
     ) -> AsyncIterator[Feed]:
-        """As `following`."""
+        """As `following`. Raises RefusedError also for who has too many subscriptions already."""
+        with self.gate.subscriptions.one(principal.id):
+            async with self._followed(
+                principal, start=start, types=types, where=where, most=most, slow=slow, acks=acks
+            ) as feed:
+                yield feed
+
+    @contextlib.asynccontextmanager
+    async def _followed(self, principal: Principal, *, where: EventFilter, **how: Any) -> AsyncIterator[Feed]:
         with _told():
             bus = self._connected()
             if principal.tenant and where.correlation_id:
                 where = msgspec.structs.replace(where, correlation_id=scoped(principal.tenant, where.correlation_id))
-            async with following(
-                bus, Log(bus, self._shards), principal, start=start, types=types, where=where, most=most, slow=slow,
-                acks=acks,
-            ) as feed:  # fmt: skip
+            async with following(bus, Log(bus, self._shards), principal, where=where, **how) as feed:
                 yield feed
 
     @contextlib.asynccontextmanager
@@ -180,18 +186,18 @@ class Service:
         most: int = 1000,
         slow: Slow = "hold",
     ) -> AsyncIterator[Live[T]]:
-        """What is logged from now on, as `subscribe` would give it, with a feed that those who want the same share."""
+        """What is logged from now on, as `subscribe` gives it, with a feed that those who want the same share."""
         check_reader(principal, most, slow)
         grant = principal.grant
         key = grant.tenant, grant.sources, tuple(types), msgspec.json.encode(where)
 
         def alone(start: Start, most: int) -> contextlib.AbstractAsyncContextManager[Feed]:
-            return self.subscribe(principal, start=start, types=types, where=where, most=most)
+            return self._followed(principal, start=start, types=types, where=where, most=most)
 
         async def end() -> int:
             return (await Log(self._connected(), self._shards).state()).last_sequence
 
-        with _told():
+        with _told(), self.gate.subscriptions.one(principal.id):
             async with sharing.join(key, alone, end, most, slow) as reader:
                 yield reader
 
@@ -277,8 +283,8 @@ class Service:
         principal: Principal,
         correlation_id: str | None,
         observable: str | None,
-        since: str | int | None = None,
-        until: str | int | None = None,
+        since: When = None,
+        until: When = None,
         limit: int = 100,
         tier: TierName | None = None,
         *,
@@ -295,16 +301,19 @@ class Service:
                 raise RefusedError(Code.INVALID, problem)
             return await self.by_correlation(principal, correlation_id, limit, tier, cursor=cursor, after=after)
         with _told():
-            since_ms, until_ms = _ms(since), _ms(until)
+            since_ms, until_ms = in_ms(since), in_ms(until)
         return await self.by_observable(
             principal, observable, since_ms, until_ms, limit, tier, cursor=cursor, after=after
         )
 
-    async def counts(self, principal: Principal, since_ms: int, until_ms: int, after: str | None = None) -> list[Any]:
-        """As `Queries.counts`."""
+    async def counts(
+        self, principal: Principal, since: When = None, until: When = None, after: str | None = None
+    ) -> list[Any]:
+        """As `Queries.counts`; by default of the last hour, as `counted` has it."""
         principal.need("query")
         principal.need_all("counts")
         with _told():
+            since_ms, until_ms = counted(since, until)
             return list(await self._asked().counts(since_ms, until_ms, after=after))
 
     async def sql(
@@ -397,9 +406,3 @@ class Service:
         if "admin" in principal.grant.scopes and not principal.limited and self._report is not None:
             told["sections"] = await self._report()
         return told
-
-
-def _ms(when: str | int | None) -> int | None:
-    if not isinstance(when, str):
-        return when
-    return parse_time(when) if when else None

@@ -27,6 +27,7 @@ __all__ = [
     "ChannelCalled",
     "CommandFailed",
     "ConnectionChanged",
+    "ConnectionRefused",
     "EffectCalled",
     "EffectFailed",
     "EntitiesChanged",
@@ -526,17 +527,30 @@ class QueryServed(Event, frozen=True, kw_only=True):
 
 
 class AccessAudited(Event, frozen=True, kw_only=True):
-    """A call was refused, or an administrator's was let through; `result` is `allowed` or the code of the refusal."""
+    """Calls were refused, or an administrator's let through; `result` is `allowed` or the code of the refusal."""
 
     tag = "access.audited"
     text = "access"
     level = "info"
-    metrics = (counter("access_audited", "Calls refused, and administrators' calls", labels=("result",)),)
+    metrics = (
+        counter("access_audited", "Calls refused, and administrators' calls", amount="count", labels=("result",)),
+    )
     result: str
     who: str
     what: str
     detail: str
     peer: str
+    count: int
+
+
+class ConnectionRefused(Event, frozen=True, kw_only=True):
+    """A connection was not taken, as there are as many as there may be."""
+
+    tag = "connection.refused"
+    text = "connection refused"
+    level = "debug"
+    metrics = (counter("connections_refused", "Connections beyond the limit", labels=("edge",)),)
+    edge: str
 
 
 class ChannelCalled(Event, frozen=True, kw_only=True):

@@ -201,7 +201,9 @@ class Pipeline:
             if not offset:
                 head = _uid_head(received_ms, frame.origin, chunk)
             part = slice(start, start + step)
-            for raw, unit, suffix in zip(frame.records[part], units[part], _SUFFIXES[offset : offset + step], strict=False):
+            for raw, unit, suffix in zip(
+                frame.records[part], units[part], _SUFFIXES[offset : offset + step], strict=False
+            ):
                 uid = head + suffix
                 if by_first_key:
                     special = by_first_key.get(raw[2 : raw.find(b'"', 2)])

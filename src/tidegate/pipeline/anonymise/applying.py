@@ -101,10 +101,13 @@ def noting(change: Callable[[Any], Any], pairs: Pairs) -> Callable[[Any], Any]:
 
 def clean(value: Any, pairs: Pairs, table: Mapping[str, str] | None) -> Any:
     """A value of any form without the values of `pairs`, and without what the redactor behind `table` finds."""
-    if not pairs:
-        return value if table is None else in_texts(value, table.__getitem__)
-    if table is None and not _may_have(value, pairs):
+    if table is None and not (pairs and _may_have(value, pairs)):
         return value
+    if isinstance(value, Struct):
+        value = msgspec.to_builtins(value)
+    if not pairs:
+        assert table is not None
+        return in_texts(value, table.__getitem__)
     # Most texts, names of attributes above all, are too short to hold any of the values.
     shortest = min([len(old) for old, _ in pairs])
 

@@ -46,6 +46,8 @@ class Touched:
         self._changes = self.writes | {path for path in changes if not _in_unmapped(path)}
         self.paths = self._changes | {path for path in reads if not _in_unmapped(path)}
         self._any = bool(reads or writes or changes)
+        self.leftovers = any(path.startswith(_UNMAPPED) for path in reads | writes | changes)
+        """Whether stages look into `unmapped`, so that it has to be a dict."""
         below: dict[str, list[str]] = {}
         for path in sorted(self.paths):
             parts = path.split(".")

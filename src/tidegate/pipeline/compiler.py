@@ -191,6 +191,7 @@ class _SourceWriter:
         self._plan()
         self._specials = 0
         self.structs: dict[tuple[type[Struct], tuple[str, ...], tuple[str, ...]], str] = {}
+        self.left: dict[tuple[str, ...], str] = {}
         self.namespace: dict[str, Any] = {
             "EMPTY": {},
             "MISSING": MISSING,
@@ -201,10 +202,12 @@ class _SourceWriter:
             "key_text": support.key_text,
             "open_up": support.open_up,
             "settle_time": support.settle_time,
+            "join": support.join,
             "put_back": support.put_back,
             "spill": support.spill,
             "stable_uid": stable_uid,
             "to_bool": to_bool,
+            "to_builtins": msgspec.to_builtins,
             "to_int": to_int,
             "to_ms": to_ms,
             "to_text": to_text,
@@ -248,6 +251,15 @@ class _SourceWriter:
                 rename={python[name]: name for name in (*names, *added)},
             )
         return f"{self.structs[key]}({', '.join(values[name].expression for name in names)})"
+
+    def _leftovers(self, keys: tuple[str, ...]) -> str:
+        """The name of a Struct with these keys, for what is left of objects; those that are MISSING are not encoded."""
+        if keys not in self.left:
+            self.left[keys] = f"Left_{len(self.left)}"
+            fields = [(f"f{number}", Any) for number in range(len(keys))]
+            rename = {f"f{number}": key for number, key in enumerate(keys)}
+            self.namespace[self.left[keys]] = msgspec.defstruct("Left", fields, frozen=True, gc=False, rename=rename)
+        return self.left[keys]
 
     def observables(self, path: str, type_id: int) -> str:
         """The name of the table of observables at `path`, by value."""
@@ -465,7 +477,7 @@ class _SourceWriter:
         shape = learn(alike, {self.native(each) for each in fields}, _MOST_KEYS)
         if shape is None:
             return
-        view = ShapeView(shape, field, key, renames)
+        view = ShapeView(shape, field, key, renames, self._leftovers, plain=self.touched.leftovers)
         tests: list[str] = []
         if key is None:
             tests += [f"    if {view.peek((field,))} in RULES:", "        return None, ''"]

@@ -135,6 +135,7 @@ class CompiledStage:
                 "def stage(events, rows, drop, failed, route):",
                 "    kept = []",
                 "    keep = kept.append",
+                *(f"    {line}" for line in self.body.first),
                 "    for row in rows:",
                 "        e = events[row]",
                 "        try:",

@@ -97,15 +97,6 @@ class Outcome:
         return found
 
 
-class Line(Struct, gc=False):
-    """A record that was mapped, on its way to become a line."""
-
-    place: int
-    """Its index in the frame."""
-    unit: Unit
-    uid: str
-
-
 class Pipeline:
     """The rules of all sources and the stages of all pipelines, ready to run.
 
@@ -181,7 +172,8 @@ class Pipeline:
         flow = self.flow(frame.source)
         staged = flow is not None or collected is not None
         events: list[Any] = []
-        mapped: list[Line] = []
+        uids: list[str] = []
+        """Of `events`, as `record_id` makes them: they tell the records."""
         codec = "json" if frame.codec == "text" and known else frame.codec
         plan = (
             known.text.plan(frame.codec, frame.records, frame.received_ms, into.filtered)
@@ -202,11 +194,16 @@ class Pipeline:
         correlation: str | None
         event: Any
         step = _STAGED if staged else len(_SUFFIXES)
+        head = ""
         for start in range(0, len(frame.records), step):
             chunk, offset = divmod(start, len(_SUFFIXES))
-            head = _uid_head(received_ms, frame.origin, chunk)
+            first = start - offset
+            if not offset:
+                head = _uid_head(received_ms, frame.origin, chunk)
             part = slice(start, start + step)
-            for raw, unit, suffix in zip(frame.records[part], units[part], _SUFFIXES[offset:], strict=False):
+            for raw, unit, suffix in zip(
+                frame.records[part], units[part], _SUFFIXES[offset : offset + step], strict=False
+            ):
                 uid = head + suffix
                 if by_first_key:
                     special = by_first_key.get(raw[2 : raw.find(b'"', 2)])
@@ -217,7 +214,7 @@ class Pipeline:
                         if correlation is not None:
                             if staged:
                                 events.append(event)
-                                mapped.append(Line(start + int(suffix, 16) - offset, unit, uid))
+                                uids.append(uid)
                             else:
                                 encode(event, buffer)
                                 lines[crc32(str.encode(correlation)) % shards].append(bytes(buffer))
@@ -243,18 +240,18 @@ class Pipeline:
                     stage = "validate"
                     if staged:
                         events.append(event)
-                        mapped.append(Line(start + int(suffix, 16) - offset, unit, uid))
+                        uids.append(uid)
                         continue
                     encode(event, buffer)
                     line = bytes(buffer)
                     shard = crc32(str.encode(correlation)) % shards
                 except CONTENT_ERRORS as error:
-                    place = start + int(suffix, 16) - offset
                     kept = _kept(flow, error, stage, raw, frame, uid) if flow is not None else None
                     if kept is not None:
                         events.append(kept)
-                        mapped.append(Line(place, unit, uid))
+                        uids.append(uid)
                         continue
+                    place = first + int(suffix, 16)
                     whole = original(unit, place, frame.records, frame.codec)
                     letter = _dead_letter(error, stage, codec, whole, frame, uid, place)
                     into.dead[shard_of(uid, shards)].append(letter)
@@ -264,25 +261,43 @@ class Pipeline:
                 collected += events
             elif flow is not None:
                 flow.bytes_in += sum(map(len, frame.records[part]))
-                self._finish(flow, frame, events, mapped, into)
-            events, mapped = [], []
+                self._finish(flow, frame, units, first, events, uids, into)
+            events, uids = [], []
         if habit is not None:
             habit.after(len(frame.records))
 
-    def _finish(self, flow: Flow, frame: RawFrame, events: list[Any], mapped: list[Line], into: Outcome) -> None:
-        """Takes mapped events through the stages, and what is left of them into lines."""
+    def _finish(
+        self,
+        flow: Flow,
+        frame: RawFrame,
+        units: Sequence[Unit],
+        first: int,
+        events: list[Any],
+        uids: list[str],
+        into: Outcome,
+    ) -> None:
+        """Takes mapped events through the stages, and what is left of them into lines.
+
+        `first`: the index in the frame from which the last three digits of `uids` count.
+        """
         passage = flow.run(events)
         routes, lines = passage.routes, into.lines
         encode, buffer, shards = self._encode, bytearray(_LINE_BYTES), self._shards
+
+        def bury(row: int, error: Exception, stage: str, codec: str) -> None:
+            uid = uids[row]
+            place = first + int(uid[-3:], 16)
+            whole = original(units[place], place, frame.records, frame.codec)
+            letter = _dead_letter(error, stage, codec, whole, frame, uid, place)
+            into.dead[shard_of(uid, shards)].append(letter)
+
         for row in passage.rows:
-            one = mapped[row]
+            event = events[row]
             try:
-                encode(events[row], buffer)
-                shard = crc32(str.encode(events[row].metadata.correlation_uid)) % shards
+                encode(event, buffer)
+                shard = crc32(str.encode(event.metadata.correlation_uid)) % shards
             except CONTENT_ERRORS as error:
-                whole = original(one.unit, one.place, frame.records, frame.codec)
-                letter = _dead_letter(error, "validate", frame.codec, whole, frame, one.uid, one.place)
-                into.dead[shard_of(one.uid, shards)].append(letter)
+                bury(row, error, "validate", frame.codec)
             else:
                 flow.bytes_out += len(buffer)
                 to = into.lines_for(routes.get(row)) if routes else lines
@@ -290,11 +305,7 @@ class Pipeline:
         for rule, count in passage.filtered.items():
             into.filtered[rule] = into.filtered.get(rule, 0) + count
         for failure in passage.failures:
-            one = mapped[failure.row]
-            reason = RecordError(failure.stage, failure.rule, failure.problem)
-            whole = original(one.unit, one.place, frame.records, frame.codec)
-            letter = _dead_letter(reason, failure.stage, "", whole, frame, one.uid, one.place)
-            into.dead[shard_of(one.uid, shards)].append(letter)
+            bury(failure.row, RecordError(failure.stage, failure.rule, failure.problem), failure.stage, "")
 
     def mapped(self, frame: RawFrame) -> list[Any]:
         """The events of those records of `frame` that come to the first stage, as mapping has made them."""

@@ -10,11 +10,23 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from tidegate.errors import RecordError
 from tidegate.pipeline.functions import to_text
 
-__all__ = ["Encoded", "RecordError", "Shared", "encoded", "key_text", "open_up", "put_back", "settle_time", "spill"]
+__all__ = [
+    "Encoded",
+    "RecordError",
+    "Shared",
+    "encoded",
+    "join",
+    "key_text",
+    "open_up",
+    "put_back",
+    "settle_time",
+    "spill",
+]
 
 
 def key_text(value: Any, rule: str) -> str:
@@ -106,10 +118,18 @@ def put_back(convert: Callable[[Any], Any], place: dict[str, Any], key: str, val
     return converted
 
 
-def spill(record: dict[str, Any], values: tuple[tuple[str, Any], ...]) -> None:
-    """Keeps the attributes of an object that OCSF would refuse, under their paths."""
+def spill(record: dict[str, Any], values: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Keeps the attributes of an object that OCSF would refuse, under their paths; returns `record`."""
     for path, value in values:
         if value is not None:
             while path in record:
                 path += "'"
             record[path] = value
+    return record
+
+
+def join(left: Struct | None, spilt: dict[str, Any], inner: tuple[str, ...]) -> dict[str, Any]:
+    """What is left of a record, with what was spilt before that of the objects `inner`."""
+    found: dict[str, Any] = msgspec.to_builtins(left) or {}
+    last = {key: found.pop(key) for key in inner if key in found}
+    return spill(found, tuple(spilt.items())) | last

@@ -168,33 +168,32 @@ class RuleWriter:
         inner: dict[str, list[Leaf]] = {}
         for leaf in self.leaves:
             if leaf.rule.value is None:
-                parent = self._only_parent(leaf)
-                if parent is None:
+                absent = self._without_parent(leaf)
+                if absent is None:
                     self._write_leaf(leaf)
                 else:
-                    inner.setdefault(parent, []).append(leaf)
-        for parent, leaves in inner.items():
+                    inner.setdefault(absent, []).append(leaf)
+        for condition, leaves in inner.items():
             start = len(self.lines)
             for leaf in leaves:
                 self._write_leaf(leaf)
-            written = self.lines[start:]
-            absent = " = ".join(leaf.name for leaf in leaves)
-            self.lines[start:] = [
-                f"    if {parent} is EMPTY:",
-                f"        {absent} = None",
-                "    else:",
-                *(f"    {line}" for line in written),
-            ]
+            if condition != "False":
+                self.lines[start:] = [
+                    f"    if {condition}:",
+                    f"        {' = '.join(leaf.name for leaf in leaves)} = None",
+                    "    else:",
+                    *(f"    {line}" for line in self.lines[start:]),
+                ]
 
-    def _only_parent(self, leaf: Leaf) -> str | None:
-        """The inner object from which alone an attribute comes, so that it has no value without it."""
+    def _without_parent(self, leaf: Leaf) -> str | None:
+        """The condition that the inner object is not there from which alone an attribute comes."""
         rule = leaf.rule
         keys = self.owner.native(rule.fields[0])
         if len(rule.fields) > 1 or len(keys) == 1 or rule.default is not None or rule.unless is not None:
             return None
         if any(other.rule.unless == leaf.path for other in self.leaves):
             return None
-        return None if rule.fields[0] in self.early else self.view.parent(keys)
+        return None if rule.fields[0] in self.early else self.view.absent(keys)
 
     def _write_leaf(self, leaf: Leaf) -> None:
         rule = leaf.rule
@@ -221,22 +220,24 @@ class RuleWriter:
             put(f"{indent}{name} = {self.early[field]}")
         else:
             put(f"{indent}{name} = {self.view.take(keys) if taken else self.view.peek(keys)}")
-        place = f"{self.view.parent(keys)}, {keys[-1]!r}"
-        self._convert(leaf, keys, indent, place if taken else "")
+        self._convert(leaf, keys, indent, taken=taken)
         if keeps and not taken:
             put(f"{indent}if {name} is not None:")
-            put(f"{indent}    {self.view.parent(keys)}.pop({keys[-1]!r}, None)")
+            put(f"{indent}    {self.view.drop(keys)}")
 
-    def _convert(self, leaf: Leaf, keys: tuple[str, ...], indent: str, place: str) -> None:
-        """Writes what makes the attribute's value of the native one; one that fails goes back to `place`, if any."""
+    def _convert(self, leaf: Leaf, keys: tuple[str, ...], indent: str, *, taken: bool) -> None:
+        """Writes what makes the attribute's value of the native one; one that fails is left, where it was taken."""
         name, put = leaf.name, self.lines.append
         kind = self._kind(leaf)
         absent = " or ".join(f"{name} == {text!r}" for text in self.source.absent)
-        call = f"put_back({{function}}, {place}, {name})" if place else f"{{function}}({name})"
+
+        def call(function: str, indent: str = f"{indent}    ") -> None:
+            lines = self.view.convert(keys, function, name) if taken else [f"{name} = {function}({name})"]
+            self.lines += [f"{indent}{line}" for line in lines]
 
         def unless(fine: str, function: str) -> None:
             put(f"{indent}if {fine} and {name} is not None:")
-            put(f"{indent}    {name} = {call.format(function=function)}")
+            call(function)
 
         if leaf.rule.present is not None:
             put(f"{indent}if {name} is not None:")
@@ -261,7 +262,7 @@ class RuleWriter:
             put(f"{indent}    if {short} and {name}.isdecimal() and {name}.isascii():")
             put(f"{indent}        {name} = int({name})")
             put(f"{indent}    else:")
-            put(f"{indent}        {name} = {call.format(function=f'as_{kind}')}")
+            call(f"as_{kind}", f"{indent}        ")
         elif kind in ("int", "bool"):
             if not self.view.is_always(keys, _PLAIN[kind]):
                 unless(f"{name}.__class__ is not {kind}", f"to_{kind}")
@@ -273,16 +274,15 @@ class RuleWriter:
             put(f"{indent}if {name}.__class__ is str and {name} in MEMO_{kind}:")
             put(f"{indent}    {name} = MEMO_{kind}[{name}]")
             put(f"{indent}elif {name} is not None:")
-            put(f"{indent}    {name} = {call.format(function=f'as_{kind}')}")
+            call(f"as_{kind}")
         elif kind != "any":
             put(f"{indent}if {name} is not None:")
-            put(f"{indent}    {name} = {call.format(function=f'as_{kind}')}")
+            call(f"as_{kind}")
         mapped = leaf.rule.lookup is not None or leaf.rule.present is not None
         if kind == "text" and absent and not mapped and not self.view.is_always(keys, int):
             put(f"{indent}{'if' if self.view.is_always(keys, str) else 'elif'} {absent}:")
-            if place:
-                parent, key = place.split(", ", 1)
-                put(f"{indent}    {parent}[{key}] = {name}")
+            if taken:
+                put(f"{indent}    {self.view.put(keys, name)}")
             put(f"{indent}    {name} = None")
 
     # -- keys
@@ -297,12 +297,12 @@ class RuleWriter:
                     continue
                 put("    if raw_time is None:")
                 indent = "        "
-            if len(self.time_fields) == 1 and field not in self.consumers:
+            if index == 0 and field not in self.consumers:
                 put(f"{indent}raw_time = {self.view.take(keys)}")
             else:
                 put(f"{indent}raw_time = {self.view.peek(keys)}")
                 if field not in self.consumers and not self.view.lacks(keys):
-                    put(f"{indent}{self.view.parent(keys)}.pop({keys[-1]!r}, None)")
+                    put(f"{indent}{self.view.drop(keys)}")
         first = self.owner.native(self.time_fields[0])
         strict = not self.base
         received = self.base or self.source.time.missing == "received"
@@ -316,7 +316,7 @@ class RuleWriter:
         # A number stays where it was: to write it out as text takes longer than to keep it.
         put(f"        original_time = {'None' if len(self.time_fields) == 1 else 'to_text(raw_time)'}")
         put("        if original_time is None:")
-        put(f"            {self.view.parent(first)}[{first[-1]!r}] = raw_time")
+        put(f"            {self.view.put(first, 'raw_time')}")
 
     def _write_id(self) -> None:
         identity, put = self.source.id, self.lines.append
@@ -329,7 +329,7 @@ class RuleWriter:
             put(f"        key_text({name}, {key!r})")
             put(f'    elif {name} is not None and len({name}) == 36 and {dashes} == "-":')
             put(f"        uid = {name}")
-            put(f"        {self.view.parent(keys)}.pop({keys[-1]!r}, None)")
+            put(f"        {self.view.drop(keys)}")
         if identity.from_:
             names = [self.early[field] for field in identity.from_]
             parts = "|".join(f"{{{name}}}" for name in names)
@@ -427,7 +427,7 @@ class RuleWriter:
             if not alone:
                 pairs = ", ".join(f"({path!r}, {value.expression})" for path, value in lost)
                 tests = " or ".join(f"{value.expression} is not None" for _, value in lost)
-                self.lines += [f"        if {tests}:", f"            spill(record, ({pairs},))"]
+                self.lines += [f"        if {tests}:", f"            {self.view.spill(f'({pairs},)')}"]
         return Value(
             expression=result, always=not conditions, constant=all(value.constant for value in values.values())
         )
@@ -504,7 +504,7 @@ class RuleWriter:
         self._require(values)
         if self.observed:
             values["observables"] = Value(expression="observables or None", always=False)
-        values["unmapped"] = Value(expression="record or None", always=False)
+        values["unmapped"] = Value(expression=self.view.rest, always=False)
         if self.base:
             values["status_detail"] = Value(expression="None", always=False)
         made = self.owner.narrow(OcsfEvent, "", values)

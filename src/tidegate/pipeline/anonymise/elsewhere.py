@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Pairs", "alter", "in_texts", "replace_all"]
+from tidegate.pipeline.enrichment.cache import Cached
+
+__all__ = ["LOWER", "Pairs", "alter", "in_texts", "replace_all"]
 
 Pairs = list[tuple[str, str]]
 """Values, and what takes their place."""
@@ -17,6 +19,10 @@ Pairs = list[tuple[str, str]]
 TOO_DEEP = "[too deep]"
 _MOST_DEPTH = 64
 _SHORTEST = 3
+_MOST_LOWER = 65_536
+
+LOWER: Cached[str] = Cached(str.lower, _MOST_LOWER)
+"""Values and observables, of which the same come again and again, in lower case."""
 
 
 def replace_all(text: str, pairs: Pairs) -> str:
@@ -28,7 +34,7 @@ def replace_all(text: str, pairs: Pairs) -> str:
         lower = text
     hits: list[tuple[int, int, str]] = []
     for value, instead in pairs:
-        wanted = value if exact else value.lower()
+        wanted = value if exact else LOWER[value]
         size = len(wanted)
         if wanted == lower:
             return instead

@@ -36,6 +36,8 @@ Kind = Literal["user", "ip", "email", "hostname", "mac", "text"]
 
 _PREFIXES = {"user": "user", "email": "user", "hostname": "host", "mac": "mac", "ip": "ip"}
 _MAC = re.compile(r"(?:[0-9A-Fa-f]{2}([:-]))(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}")
+_DIGITS = "abcdefghijklmnopqrstuvwxyz234567"  # RFC 4648, in lower case
+_TWO = [first + second for first in _DIGITS for second in _DIGITS]
 _SEALED = re.compile(r"[a-z]+-([a-z2-7]{26,})(?:@[a-z2-7]+\.invalid|\.[a-z2-7]+\.invalid)?")
 
 
@@ -55,7 +57,12 @@ class Pseudonyms:
 
     def token(self, text: str, purpose: str) -> str:
         """16 letters and digits."""
-        return _base32(self.digest(text, purpose)[:10])
+        number = int.from_bytes(self.digest(text, purpose)[:10])
+        # Base32 without any loop, a third of the time that `_base32` takes: ids of flows are new with most events.
+        return (
+            f"{_TWO[number >> 70]}{_TWO[number >> 60 & 1023]}{_TWO[number >> 50 & 1023]}{_TWO[number >> 40 & 1023]}"
+            f"{_TWO[number >> 30 & 1023]}{_TWO[number >> 20 & 1023]}{_TWO[number >> 10 & 1023]}{_TWO[number & 1023]}"
+        )
 
     def of(self, text: str, kind: Kind, *, reversible: bool = False) -> str:
         """The pseudonym of `text`; what has not the form of its kind gets one without any. Empty text stays empty."""

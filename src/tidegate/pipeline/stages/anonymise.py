@@ -20,7 +20,7 @@ from tidegate.pipeline.anonymise.applying import Groups, Maker, clean, enriched,
 from tidegate.pipeline.anonymise.detectors import DETECTORS
 from tidegate.pipeline.anonymise.elsewhere import alter, replace_all
 from tidegate.pipeline.anonymise.keys import KeyRing, load_keys
-from tidegate.pipeline.anonymise.methods import build, deep, needs_keys, resolve
+from tidegate.pipeline.anonymise.methods import REMOVED, build, deep, needs_keys, resolve
 from tidegate.pipeline.anonymise.pseudonyms import Pseudonyms
 from tidegate.pipeline.anonymise.redact import Redactor
 from tidegate.pipeline.anonymise.settings import Drop, Method
@@ -237,8 +237,12 @@ class _Writer:
             self.body.put(f"{new} = None if {old} is None else {self.call(field, old)}")
             self.after += [f"if {new} is not {old}:", f"    {access.assign(path, new)}"]
         if self.pairs and (field.plain or field.attribute.kind == "any"):
-            self.body.names["note"] = note
-            self.body.put(f"if {old} is not None:", f"    note(pairs, {old}, {put_new})")
+            if field.plain and not field.attribute.many and put_new != "None":
+                self.body.put(f"if {new} != {old}:", f"    pairs.append(({old}, REMOVED if {new} is None else {new}))")
+                self.body.names["REMOVED"] = REMOVED
+            else:
+                self.body.names["note"] = note
+                self.body.put(f"if {old} is not None:", f"    note(pairs, {old}, {put_new})")
 
     def _texts(self) -> None:
         body, stage = self.body, self.stage

@@ -29,6 +29,8 @@ class Body:
         self.definition = definition
         self.tables = tables
         self.index = index
+        self.first: list[str] = []
+        """What is done once for each list of events."""
         self.lines: list[str] = []
         self.names: dict[str, Any] = {"EMPTY": {}, "RecordError": RecordError}
         self.reads: set[str] = set()

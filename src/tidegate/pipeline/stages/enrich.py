@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ from tidegate.ocsf import Enrichment
 from tidegate.pipeline import access
 from tidegate.pipeline.conversions import CONVERSIONS
 from tidegate.pipeline.definition import Enrich, Lookup
+from tidegate.pipeline.enrichment.cache import Cached
+from tidegate.pipeline.enrichment.indicators import Indicator, valid_of
 from tidegate.pipeline.enrichment.library import Library as Tables
 from tidegate.pipeline.enrichment.values import Kind
 from tidegate.pipeline.stages.body import Body
@@ -30,6 +33,8 @@ def write_enrich(stage: Enrich, body: Body) -> None:
     if stage.geo and not tables.has_geo:
         raise body.fail(["geo"], "there is no MMDB file: set city or asn in [enrichment.geo]")
     body.names["TABLES"] = tables
+    if stage.geo:
+        body.first.append("geo = None if TABLES.geo is None else TABLES.geo.cache")
     for index, endpoint in enumerate(stage.geo):
         _geo(endpoint, body, ["geo", index])
     for index, lookup in enumerate(stage.lookup):
@@ -37,8 +42,9 @@ def write_enrich(stage: Enrich, body: Body) -> None:
     if stage.indicators:
         body.reads.add("observables")
         body.writes.add("enrichments")
-        body.names["add_indicators"] = add_indicators
-        body.put("if e.observables:", "    add_indicators(e, TABLES)")
+        body.names |= {"add_indicators": add_indicators, "KINDS": _KINDS}
+        body.first.append("caches = {number: TABLES.indicators.cache(kind) for number, kind in KINDS.items()}")
+        body.put("if e.observables:", "    add_indicators(e, caches)")
 
 
 def _geo(endpoint: str, body: Body, steps: list[str | int]) -> None:
@@ -48,8 +54,9 @@ def _geo(endpoint: str, body: Body, steps: list[str | int]) -> None:
         body.writable(f"{endpoint}.autonomous_system", steps, whole=True)
     body.put(
         f"at = {access.read(endpoint)}",
-        "if at is not None and at.ip is not None and TABLES.geo is not None:",
-        "    found = TABLES.geo.lookup(at.ip)",
+        "if at is not None and at.ip is not None and geo is not None:",
+        "    geo.lookups += 1",
+        "    found = geo[at.ip]",
         "    if found is not None:",
         "        at.location = found.location",
         *(["        at.autonomous_system = found.autonomous_system"] if endpoint.endswith("endpoint") else []),
@@ -86,13 +93,16 @@ def _lookup(lookup: Lookup, body: Body, tables: Tables, steps: list[str | int]) 
         )
 
 
-def add_indicators(event: Any, tables: Tables) -> None:
+def add_indicators(event: Any, caches: Mapping[int, Cached[tuple[Indicator, ...]]]) -> None:
     """Puts the indicators for the observables of `event` into its `enrichments`."""
-    match, now = tables.indicators.match, event.time
     added: list[Enrichment] = []
     for one in event.observables:
-        kind = _KINDS.get(one.type_id)
-        if kind is not None and (found := match(kind, one.value, now)) is not None:
+        cache = caches.get(one.type_id)
+        if cache is None:
+            continue
+        cache.lookups += 1
+        fitting = cache[one.value]
+        if fitting and (found := valid_of(fitting, event.time)) is not None:
             added.append(
                 Enrichment(
                     name=one.name,

@@ -38,7 +38,7 @@ async def tokens(
     """Edges that take the tokens of a provider whose keys are in a file."""
     jwks: Path = tmp_path_factory.mktemp("jwks") / "jwks.json"
     jwks.write_bytes(provider.published())
-    auth = Auth(mode="jwt", jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwks=str(jwks))
+    auth = Auth(mode="jwt", jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwks=str(jwks), wrong_keys_per_second=0)
     async with world(replace(nats_server, redis=Redis(url=redis_server.redis_url)), auth) as one:
         one.keys |= {
             "acme": provider.token(scope=ALL),

@@ -370,6 +370,7 @@ async def test_a_query_waits_until_its_tier_has_reached_the_position(world: Worl
     seed = 30 + TIERS.index(tier)
     frame = await world.append(fresh(5, seed), 2)
     patient = Queries(world.models, world.log, wait_seconds=20)
+    await world.models[tier].open()
     waiting = asyncio.create_task(patient.get(frames.event_id(4, seed), tier, after=await world.end()))
     await asyncio.sleep(0.1)
     assert not waiting.done()

@@ -328,7 +328,12 @@ async def test_nothing_that_was_acknowledged_is_lost_when_a_bridge_is_killed_and
             await asyncio.sleep(0.2)
             ending.set()
             await loads
-        records = await kafka.records("audit")
-    found = {KafkaPlace("audit", one.partition, one.offset): msgspec.json.decode(one.value)["data"] for one in records}
+        found: dict[KafkaPlace, int] = {}
+        for _ in range(3):  # once in some twenty runs a reader got nothing for the first offset of a partition
+            for record in await kafka.records("audit"):
+                place = KafkaPlace("audit", record.partition, record.offset)
+                found[place] = msgspec.json.decode(record.value)["data"]
+            if places.keys() <= found.keys():
+                break
     assert {place: found.get(place) for place in places} == places
     assert statuses == {202, 503}

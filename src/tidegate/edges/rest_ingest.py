@@ -52,8 +52,8 @@ class Stored(Struct, frozen=True, kw_only=True, omit_defaults=True):
 _HOW: dict[str, Any] = {
     "bodies": {
         "application/json": {},
-        "application/x-ndjson": {"type": "string"},
-        "text/plain": {"type": "string"},
+        "application/x-ndjson": {},
+        "text/plain": {},  # any text: even `null` is a line of it
     },
     "about": (
         "One record, an array, NDJSON, msgpack or lines of text, native or in envelopes, plain or with"

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from tests.conftest import local_settings, running
 from tidegate.bench.report import Report, balanced, made, rounds
 from tidegate.bus import connect
-from tidegate.config import Nats, Redis
+from tidegate.config import Nats, Redis, Settings
 from tidegate.errors import BalanceError
 from tidegate.local.processes import environment as of_settings
 from tidegate.local.servers import server
@@ -44,6 +44,20 @@ ALWAYS = {
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tidegate", "bench", *arguments]
+
+
+def benched(folder: Path, *arguments: str, settings: Settings | None = None, seconds: float = 60) -> str:
+    """What a benchmark in `folder` prints, which has to succeed; with `settings`, or without any."""
+    done = subprocess.run(
+        command(*arguments),
+        env=environment(folder) if settings is None else of_settings(settings),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -82,16 +96,8 @@ SLOW = ("warm", "cold", "lake", "rebuild-warm", "rebuild-lake", "websocket", "qu
     ],
 )
 def test_a_benchmark_prints_one_complete_json_object_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(name, "--json", "--events", "1000", "--seconds", "0.5"),
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+    printed = benched(tmp_path, name, "--json", "--events", "1000", "--seconds", "0.5", seconds=150)
+    (line,) = printed.splitlines()
     report: dict[str, Any] = msgspec.json.decode(line)
     assert report.keys() >= ALWAYS
     assert report["bench"] == name
@@ -107,16 +113,10 @@ def test_what_starts_processes_of_its_own_does_so_on_servers_that_are_there_too(
     settings = local_settings(tmp_path)
     with running(server("nats", settings)), running(server("redis", settings)):
         there = replace(settings, nats=Nats(url=settings.nats_url), redis=Redis(url=settings.redis_url))
-        done = subprocess.run(
-            command(name, "--json", "--external", "--events", "1000", "--seconds", "0.5"),
-            env=of_settings(there),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=150,
+        printed = benched(
+            tmp_path, name, "--json", "--external", "--events", "1000", "--seconds", "0.5", settings=there, seconds=150
         )
-        assert done.returncode == 0, done.stderr
-        assert msgspec.json.decode(done.stdout)["bench"] == name
+        assert msgspec.json.decode(printed)["bench"] == name
 
         async def streams() -> Any:
             async with connect(settings.nats_url) as bus:
@@ -128,32 +128,16 @@ def test_what_starts_processes_of_its_own_does_so_on_servers_that_are_there_too(
 
 
 def test_what_is_not_there_is_skipped_with_its_reason(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command("kafka", "--json", "--external"),
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    found = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+    printed = benched(tmp_path, "kafka", "--json", "--external")
+    found = [msgspec.json.decode(line) for line in printed.splitlines()]
     assert [one["bench"] for one in found] == ["kafka-in", "kafka-out"]
     assert all("KAFKA_BROKERS" in one["skipped"] for one in found)
 
 
 def test_the_table_shows_the_limit_beside_the_figure(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command("pipeline", "--events", "2000", "--seconds", "0.1"),
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "limit" in done.stdout
-    assert "ratio" in done.stdout
+    printed = benched(tmp_path, "pipeline", "--events", "2000", "--seconds", "0.1")
+    assert "limit" in printed
+    assert "ratio" in printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

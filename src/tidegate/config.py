@@ -430,6 +430,11 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     return settings
 
 
+def port_key(process: str) -> str:
+    """The key of a process's port in the tables `http` and `grpc`."""
+    return f"{process.replace('-', '_')}_port"
+
+
 def without_keys(settings: Settings) -> Settings:
     """`settings` with `auth.mode` off where it is not set."""
     if settings.auth.mode is not None:

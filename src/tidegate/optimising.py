@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -37,6 +38,14 @@ _MOST_RECORDS = 2_000
 _LEAST_LOOKS = 3
 _SLOWER = 0.05
 """Within this, and with fewer looks, it may be noise."""
+
+
+class _Look(NamedTuple):
+    """What was seen at one look."""
+
+    records: int = 0
+    differing: int = 0
+    gain: float = 0.0
 
 
 async def put_into_use(system: System, report: Report, by: str, watch_seconds: float) -> bool:
@@ -131,15 +140,14 @@ async def _watch(
         except (BusError, BusUnavailableError):
             await asyncio.sleep(_LOOK_SECONDS)
             continue
-        seen = end
+        seen, reason = end, ""
         try:
             look = await asyncio.to_thread(_looked, before, after, name, frames)
         except StageError as error:
-            look = Watch(new.version, differing=1, rolled_back=f"it stops where {old.version} does not: {error}")
+            look, reason = _Look(differing=1), f"it stops where {old.version} does not: {error}"
         gains += [look.gain] if look.records else []
         records, differing = found.records + look.records, found.differing + look.differing
-        found = Watch(new.version, records, differing, median(gains) if gains else 0.0, look.rolled_back)
-        reason = found.rolled_back
+        found = Watch(new.version, records, differing, median(gains) if gains else 0.0)
         if not reason and differing:
             reason = f"{differing} of {records} records came out otherwise than with {old.version}"
         elif not reason and left <= 0 and len(gains) >= _LEAST_LOOKS and found.gain < -_SLOWER:
@@ -166,23 +174,22 @@ def _with(library: Library, name: str, text: str) -> Callable[[], Pipeline]:
     return lambda: changed.compile(1)
 
 
-def _looked(old: Callable[[], Pipeline], new: Callable[[], Pipeline], name: str, frames: Sequence[RawFrame]) -> Watch:
+def _looked(old: Callable[[], Pipeline], new: Callable[[], Pipeline], name: str, frames: Sequence[RawFrame]) -> _Look:
     """Raises StageError where only the new one stops, by its policy."""
     before, after = old(), new()
     mine = [one for one in frames if one.records and takes(before, one, name)]
     if not mine:
-        return Watch(name)
+        return _Look()
     try:
         for one in mine:
             before.run(one, Outcome(1))
     except StageError:
-        return Watch(name)  # Nothing to compare it with.
+        return _Look()  # Nothing to compare it with.
     before = old()
     compared = compare(before, after, mine, by_any_filter=True)
     before, after = old(), new()
     rounds = [(per_record(before, mine), per_record(after, mine)) for _ in range(5)][2:]
-    return Watch(
-        name,
+    return _Look(
         records=compared.records,
         differing=compared.records - compared.equal,
         gain=median(1 - later / earlier for earlier, later in rounds),

@@ -36,6 +36,7 @@ __all__ = [
     "generation",
     "generation_of",
     "ingest",
+    "is_own",
     "kafka",
     "load",
     "load_declarations",
@@ -159,9 +160,14 @@ def source_from(subject: str) -> str:
     return subject.split(".", 2)[1]
 
 
+def is_own(name: str) -> bool:
+    """Whether the subject `name` has a meaning inside Tidegate."""
+    return name.split(".", 1)[0] in _OWN
+
+
 def valid_outside(name: str) -> bool:
     """Whether `name` is a subject that services may be sent something on: plain, and none that Tidegate reads."""
-    return _OUTSIDE.fullmatch(name) is not None and name.split(".", 1)[0] not in _OWN
+    return _OUTSIDE.fullmatch(name) is not None and not is_own(name)
 
 
 def shard_from(subject: str) -> int:

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from tests.conftest import free_ports, local_settings
 from tidegate import app, streams
 from tidegate.bus import Bus, connect
-from tidegate.config import Settings
+from tidegate.config import Settings, port_key
 from tidegate.local.processes import environment, own_ports
 from tidegate.local.servers import answers_http, fetch, server
 
@@ -161,7 +161,7 @@ class System:
         port, variables = own_ports(self.settings)[process], self._variables
         if port in self._ports:
             port, other = free_ports(2)
-            key = f"{process.replace('-', '_')}_port"
+            key = port_key(process)
             variables = variables | {f"TIDEGATE_HTTP_{key}".upper(): str(port)}
             if hasattr(self.settings.grpc, key):
                 variables[f"TIDEGATE_GRPC_{key}".upper()] = str(other)

@@ -28,7 +28,7 @@ from tidegate.actor.system import System
 from tidegate.app.opening import declarations
 from tidegate.auth import Gate
 from tidegate.bus import STREAM_NOT_FOUND, Bus, connect_patiently
-from tidegate.config import Settings
+from tidegate.config import Settings, port_key
 from tidegate.errors import BusError, BusUnavailableError, ConfigError
 from tidegate.log import Log
 from tidegate.presence import answering
@@ -166,17 +166,13 @@ class Process:
             return None
         from tidegate.edges.grpc_server import serving
 
-        port = getattr(self.settings.grpc, self._port_key)
+        port = getattr(self.settings.grpc, port_key(self.name))
         most = self.settings.ingest.max_frame_bytes
         return serving(self.settings.grpc, port, self.service, self.grpc_service, self.not_ready, most)
 
     @property
-    def _port_key(self) -> str:
-        return f"{self.name.replace('-', '_')}_port"
-
-    @property
     def _port(self) -> int:
-        port: int = getattr(self.settings.http, self._port_key)
+        port: int = getattr(self.settings.http, port_key(self.name))
         return port
 
     @cached_property

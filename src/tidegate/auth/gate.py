@@ -91,10 +91,8 @@ class Gate:
 
     async def _known(self, token: str, network: str) -> Principal:
         """Who has this key or token, unless too many wrong ones have come from there. Raises RefusedError."""
-        rate, digest = (
-            self._settings.wrong_keys_per_second,
-            blake2b(token.encode("utf-8", "replace"), digest_size=16).digest(),
-        )
+        rate = self._settings.wrong_keys_per_second
+        digest = blake2b(token.encode("utf-8", "replace"), digest_size=16).digest()
         pause = self._wrong.wait(network, rate) if network else 0.0
         if pause and digest not in self._right:
             raise RefusedError(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from tidegate.config import Settings
+from tidegate.config import Settings, port_key
 from tidegate.errors import LocalServerError
 from tidegate.local.processes import environment
 from tidegate.local.servers import HOST, answers_http
@@ -42,7 +42,7 @@ def free_port() -> int:
 @contextlib.asynccontextmanager
 async def running(name: str, settings: Settings, *arguments: str) -> AsyncIterator[Running]:
     """The process `tidegate run NAME`, ready; gone when the block ends. Raises LocalServerError."""
-    port, key = free_port(), f"{name.replace('-', '_')}_port"
+    port, key = free_port(), port_key(name)
     grpc = {key: free_port()} if hasattr(settings.grpc, key) else {}
     own = replace(
         settings,

@@ -16,14 +16,13 @@ from tidegate import subject
 from tidegate.app import declarations, read_models
 from tidegate.bench.processes import running
 from tidegate.bench.report import Report, balanced, made, rounds
-from tidegate.bench.servers import Place, own_streams, servers
-from tidegate.bench.stores import STORES
+from tidegate.bench.servers import own_streams, servers
+from tidegate.bench.stores import STORES, empty
 from tidegate.bench.tiers import fill
 from tidegate.bus import connect
 from tidegate.config import Settings
-from tidegate.errors import BalanceError, ConfigError
+from tidegate.errors import BalanceError
 from tidegate.head import decode_heads, seen_in
-from tidegate.history import cells_of
 from tidegate.local.servers import HOST
 from tidegate.log import Log, recorded
 
@@ -43,7 +42,7 @@ async def run(settings: Settings, *, events: int = 50_000, seconds: float = 8.0,
         servers(["nats", "redis"], settings, external=external) as place,
         connect(place.settings.nats_url) as bus,
         own_streams(bus, declared, place),
-        _empty_hot(place, declared.shards),
+        empty(STORES["hot"], read_models(place.settings, ["hot"])["hot"], declared.shards, external=place.external),
         running("event-streaming", place.settings),
         running("storage-manager", place.settings, "--tiers", "hot") as process,
     ):
@@ -98,24 +97,6 @@ async def _paths(log: Log) -> Iterator[str]:
             yield f"/v1/events?tier=hot&limit=20&observable={quote(value, safe='')}"
 
     return paths()
-
-
-@contextlib.asynccontextmanager
-async def _empty_hot(place: Place, shards: int) -> AsyncIterator[None]:
-    """The hot read model is empty before, and where it does not go with its server also after."""
-    model = read_models(place.settings, ["hot"])["hot"]
-    try:
-        await model.open()
-        for cell in cells_of(model, shards):
-            if await model.position(cell) is not None:
-                raise ConfigError("--external", "the hot read model holds something; use another Redis")
-        try:
-            yield
-        finally:
-            if place.external:
-                await STORES["hot"].remove(model)
-    finally:
-        await model.aclose()
 
 
 class _Client:

@@ -7,17 +7,20 @@ does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from tidegate.bench.report import balanced
 from tidegate.config import Settings
-from tidegate.projection import Recorded
+from tidegate.errors import BalanceError
+from tidegate.history import cells_of
+from tidegate.projection import ReadModel, Recorded
 
-__all__ = ["STORES", "Store"]
+__all__ = ["STORES", "Store", "empty"]
 
 Batches = Sequence[Sequence[Recorded]]
 
@@ -64,6 +67,26 @@ async def _best_hot(model: Any, batches: Batches) -> float:
             balanced("SETs", sum(await pipeline.execute()), len(lines[number]))
 
     return await _one_by_one([lambda number=number: sets(number) for number in range(len(lines))])  # type: ignore[misc]
+
+
+@contextlib.asynccontextmanager
+async def empty(store: Store, model: ReadModel, shards: int, *, external: bool) -> AsyncIterator[None]:
+    """`model` is open and empty; what it holds at the end goes with the block, or with the server.
+
+    Raises BalanceError where it holds something.
+    """
+    try:
+        await model.open()
+        for cell in cells_of(model, shards):
+            if await model.position(cell) is not None:
+                raise BalanceError(f"the {model.name} read model is not empty; use another server")
+        try:
+            yield
+        finally:
+            if external or store.shared:
+                await store.remove(model)
+    finally:
+        await model.aclose()
 
 
 async def _remove_hot(model: Any) -> None:

@@ -21,7 +21,7 @@ from tidegate.app import batching, declarations, read_models
 from tidegate.bench.material import commits
 from tidegate.bench.report import Report, balanced, made, rounds
 from tidegate.bench.servers import fresh_streams, servers, without_streams
-from tidegate.bench.stores import STORES, Store
+from tidegate.bench.stores import STORES, Store, empty
 from tidegate.bus import Bus, connect
 from tidegate.config import Settings
 from tidegate.errors import BalanceError
@@ -93,20 +93,10 @@ async def run(
 
             @contextlib.asynccontextmanager
             async def fresh(name: str) -> AsyncIterator[ReadModel]:
-                """The read model, open and empty; what it holds goes with the block, or with the server."""
+                """The read model, as `empty` has it."""
                 model = read_models(store.settings(place.settings, f"{mark}_{name}"), [tier])[tier]
-                try:
-                    await model.open()
-                    for cell in cells_of(model, declared.shards):
-                        if await model.position(cell) is not None:
-                            raise BalanceError(f"the {tier} read model is not empty; use another server")
-                    try:
-                        yield model
-                    finally:
-                        if place.external or store.shared:
-                            await store.remove(model)
-                finally:
-                    await model.aclose()
+                async with empty(store, model, declared.shards, external=place.external):
+                    yield model
 
             runs, limit_runs, latencies = [], [], []
             for number in rounds(seconds):

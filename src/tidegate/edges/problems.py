@@ -15,7 +15,7 @@ from litestar.openapi.spec import Example
 
 from tidegate.errors import Code, RefusedError
 
-__all__ = ["STATUS", "Problem", "problem", "problems", "refused"]
+__all__ = ["STATUS", "Problem", "problem", "problems", "refused", "told"]
 
 STATUS = {
     Code.INVALID: (400, "Bad request"),
@@ -66,16 +66,17 @@ def problem(
 ) -> Response[bytes]:
     """An RFC 9457 answer."""
     return Response(
-        msgspec.json.encode(_told(status, title, detail) | (members or {})),
+        msgspec.json.encode(told(status, title, detail) | (members or {})),
         status_code=status,
         media_type="application/problem+json",
         headers=headers,
     )
 
 
-def _told(status: int, title: str, detail: str) -> dict[str, object]:
-    told: dict[str, object] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return told | {"code": _OF_STATUS[status][0]} if status in _OF_STATUS else told
+def told(status: int, title: str, detail: str) -> dict[str, object]:
+    """The members of an RFC 9457 answer."""
+    members: dict[str, object] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return members | {"code": _OF_STATUS[status][0]} if status in _OF_STATUS else members
 
 
 def refused(_: Request[Any, Any, Any], error: RefusedError) -> Response[bytes]:
@@ -97,7 +98,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
             description=_OF_STATUS[status][1],
             generate_examples=False,
             media_type="application/problem+json",
-            examples=[Example(value=_told(status, _OF_STATUS[status][1], _DETAILS[status]))],
+            examples=[Example(value=told(status, _OF_STATUS[status][1], _DETAILS[status]))],
         )
         for status in statuses
     }

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct, field
 
 from tidegate import tomlfile
 from tidegate.errors import ConfigError
-from tidegate.subject import valid_source
+from tidegate.subject import is_own, valid_source
 
 __all__ = [
     "NAME",
@@ -41,8 +41,6 @@ Seconds = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_OURS = ("alert", "ask", "cmd", "ingest", "kafka", "log", "status")
-"""First tokens of subjects that have a meaning inside Tidegate: nobody outside makes the gateway write to them."""
 _SCHEMES = {
     "rest": ("http", "https"),
     "graphql": ("http", "https"),
@@ -52,8 +50,9 @@ _SCHEMES = {
 
 
 def safe_subject(subject: str) -> bool:
-    """Whether it is a plain subject outside those of NATS and Tidegate themselves."""
-    return _SUBJECT.fullmatch(subject) is not None and subject.split(".")[0] not in _OURS
+    """Whether it is a plain subject outside those of NATS and of Tidegate itself, to which nobody outside makes the
+    gateway write."""
+    return _SUBJECT.fullmatch(subject) is not None and not is_own(subject)
 
 
 class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
-from tidegate.config import SHORT_NAMES, Settings
+from tidegate.config import SHORT_NAMES, Settings, port_key
 from tidegate.local.servers import HOST, NAMES, answers_http, local_servers, server
 
 __all__ = [
@@ -72,11 +72,11 @@ def own(settings: Settings) -> tuple[str, ...]:
 
 def own_ports(settings: Settings) -> dict[str, int]:
     """The HTTP port of each of Tidegate's own processes."""
-    return {name: getattr(settings.http, f"{name.replace('-', '_')}_port") for name in own(settings)}
+    return {name: getattr(settings.http, port_key(name)) for name in own(settings)}
 
 
 def _grpc_port(name: str, settings: Settings) -> dict[str, int]:
-    key = f"{name.replace('-', '_')}_port"
+    key = port_key(name)
     port = getattr(settings.grpc, key, None)
     return {} if port is None else {f"grpc.{key}": port}
 
@@ -119,7 +119,7 @@ def table(settings: Settings, *, own: bool = True) -> list[Process]:
             Process(
                 name=name,
                 command=_command("run", name),
-                ports={f"http.{name.replace('-', '_')}_port": port, **_grpc_port(name, settings)},
+                ports={f"http.{port_key(name)}": port, **_grpc_port(name, settings)},
                 address=address(name, settings),
                 is_ready=partial(answers_http, f"http://{HOST}:{port}/readyz"),
                 own=True,

@@ -165,12 +165,7 @@ class Member:
         failure: Failure | None = None
         if (held := parts[0].held).suspect:
             failure = self._suspicion(held, at)
-            telemetry.emit(
-                telemetry.BatchFailed(
-                    subscription=self._uid, at=at, error=failure.error, attempt=failure.attempt, next=failure.next
-                )
-            )
-            self.reporter.failed(failure)
+            self._tell(failure)
             if failure.next != "alone":
                 await self._give_up(hand, parts, failure)
                 return
@@ -195,10 +190,7 @@ class Member:
                 next="committed" if committed else policy.then if last else "retry",
                 next_seconds=0.0 if committed or last else delay,
             )
-            telemetry.emit(
-                telemetry.BatchFailed(subscription=self._uid, at=at, error=error, attempt=attempt, next=failure.next)
-            )
-            self.reporter.failed(failure)
+            self._tell(failure)
             match failure.next:
                 case "retry":
                     if not await self._patience(delay) or hand.is_stale(parts, definition.member_timeout_seconds):
@@ -208,6 +200,18 @@ class Member:
                 case _:
                     await self._give_up(hand, parts, failure)
                     return
+
+    def _tell(self, failure: Failure) -> None:
+        telemetry.emit(
+            telemetry.BatchFailed(
+                subscription=self._uid,
+                at=failure.at,
+                error=failure.error,
+                attempt=failure.attempt,
+                next=failure.next,
+            )
+        )
+        self.reporter.failed(failure)
 
     def _suspicion(self, held: Held, at: str) -> Failure:
         """Of the next event of a frame that was delivered too often: it is tried alone, once."""

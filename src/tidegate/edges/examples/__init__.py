@@ -14,6 +14,8 @@ from typing import Any
 from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, Operation, Parameter, RequestBody, Schema
 from msgspec import UNSET, Struct
 
+from tidegate.edges.problems import told
+
 __all__ = ["Exchange", "exchanges", "problem", "showing"]
 
 
@@ -38,9 +40,9 @@ def exchanges(**named: Exchange) -> Exchanges:
     return named
 
 
-def problem(status: int, title: str, detail: str, code: str, **more: object) -> dict[str, object]:
+def problem(status: int, title: str, detail: str, **more: object) -> dict[str, object]:
     """An answer that refuses."""
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code, **more}
+    return told(status, title, detail) | more
 
 
 def showing(

@@ -84,7 +84,7 @@ PUBLISH = exchanges(
         media_type=_NDJSON,
         status=400,
         answer=problem(
-            400, "Bad request", "not valid JSON: Input data was truncated", "invalid",
+            400, "Bad request", "not valid JSON: Input data was truncated",
             positions=[], records=0, duplicates=0, refused=[{**_REFUSED, "index": 0}], refused_count=1,
         ),
     ),
@@ -101,7 +101,7 @@ STREAM = exchanges(
     nowhere=Exchange(
         parameters={"start": "yesterday"},
         status=400,
-        answer=problem(400, "Bad request", "start: 'yesterday' is no time; use RFC 3339, or 15m, 2h, 7d", "invalid"),
+        answer=problem(400, "Bad request", "start: 'yesterday' is no time; use RFC 3339, or 15m, 2h, 7d"),
     ),
 )
 _ALERT = {"kind": "alert", "entity_id": "intrusion-1"}
@@ -143,14 +143,14 @@ COMMAND = exchanges(
         parameters=_ALERT,
         body={"command": {"type": "alert.resolve.v1", "by": "mira"}, "expected_version": 1},
         status=409,
-        answer=problem(409, "Refused", "version 1 was expected, but it is 2", "conflict", refusal="version"),
+        answer=problem(409, "Refused", "version 1 was expected, but it is 2", refusal="version"),
     ),
     unknown=Exchange(
         parameters=_UNKNOWN,
         body={"command": _ACKNOWLEDGE},
         status=404,
         answer=problem(
-            404, "Not found", "nothing is known of an alert 'intrusion-9'", "not_found", refusal="unknown"
+            404, "Not found", "nothing is known of an alert 'intrusion-9'", refusal="unknown"
         ),
     ),
 )  # fmt: skip
@@ -177,7 +177,7 @@ ENTITY = exchanges(
     unknown=Exchange(
         parameters=_UNKNOWN,
         status=404,
-        answer=problem(404, "Not found", "nothing is known of alert 'intrusion-9'", "not_found"),
+        answer=problem(404, "Not found", "nothing is known of alert 'intrusion-9'"),
     ),
 )
 STATUS = exchanges(

@@ -8,7 +8,7 @@ __all__ = ["CALL", "CANCEL", "CHANNELS", "CLOSE", "ESTABLISH", "EVENT", "LOOK", 
 
 _ASKED = {"target": "geo", "operation": "GET /countries?ip=203.0.113.9"}
 _LATER = {"target": "away", "operation": "GET /countries", "mode": "async", "timeout_seconds": 600}
-_NO_TARGET = problem(404, "Not found", "there is no target 'nothing'", "not_found")
+_NO_TARGET = problem(404, "Not found", "there is no target 'nothing'")
 _REFUSED = "cannot be reached: Cannot connect to host geo.internal:443"
 
 CALL = exchanges(
@@ -39,7 +39,7 @@ CALL = exchanges(
     away=Exchange(
         body={"target": "away", "operation": "GET /countries"},
         status=503,
-        answer=problem(503, "Unavailable", _REFUSED, "unavailable", failure="unreachable", attempts=3),
+        answer=problem(503, "Unavailable", _REFUSED, failure="unreachable", attempts=3),
     ),
 )
 LOOK = exchanges(
@@ -58,7 +58,7 @@ LOOK = exchanges(
     unknown=Exchange(
         parameters={"call_id": "lookup-9"},
         status=404,
-        answer=problem(404, "Not found", "there is no call 'lookup-9', or it was forgotten", "not_found"),
+        answer=problem(404, "Not found", "there is no call 'lookup-9', or it was forgotten"),
     ),
 )
 CANCEL = exchanges(
@@ -66,7 +66,7 @@ CANCEL = exchanges(
     ended=Exchange(
         parameters={"call_id": "lookup-7"},
         status=409,
-        answer=problem(409, "Refused", "the call 'lookup-7' has succeeded already", "conflict", refusal="ended"),
+        answer=problem(409, "Refused", "the call 'lookup-7' has succeeded already", refusal="ended"),
     ),
 )
 EVENT = exchanges(
@@ -99,7 +99,7 @@ STREAM = exchanges(
     unknown=Exchange(
         parameters=_OTHER,
         status=404,
-        answer=problem(404, "Not found", "there is no connection 'other', or it was forgotten", "not_found"),
+        answer=problem(404, "Not found", "there is no connection 'other', or it was forgotten"),
     ),
 )
 CLOSE = exchanges(
@@ -107,7 +107,7 @@ CLOSE = exchanges(
     unknown=Exchange(
         parameters=_OTHER,
         status=404,
-        answer=problem(404, "Not found", "there is no connection 'other'", "not_found", refusal="unknown"),
+        answer=problem(404, "Not found", "there is no connection 'other'", refusal="unknown"),
     ),
 )
 CHANNELS = exchanges(

@@ -25,7 +25,7 @@ _OTHER = {"name": "other"}
 _NONE = Exchange(
     parameters=_OTHER,
     status=404,
-    answer=problem(404, "No such pipeline", "'other' is none of: example", "not_found"),
+    answer=problem(404, "No such pipeline", "'other' is none of: example"),
 )
 _TOML = "application/toml"
 
@@ -130,7 +130,7 @@ DEFINE = exchanges(
         media_type=_TOML,
         status=400,
         answer=problem(
-            400, "Bad pipeline", 'example:3: unknown key "stagse"; did you mean "stage"?', "invalid"
+            400, "Bad pipeline", 'example:3: unknown key "stagse"; did you mean "stage"?'
         ),
     ),
 )  # fmt: skip
@@ -142,7 +142,7 @@ ACTIVATE = exchanges(
         parameters={**_NAME, "version": "none"},
         status=404,
         answer=problem(
-            404, "Refused", f"version 'none' was never defined; known are: {_V1}, {_V2}", "not_found"
+            404, "Refused", f"version 'none' was never defined; known are: {_V1}, {_V2}"
         ),
     ),
 )  # fmt: skip
@@ -152,7 +152,7 @@ ROLL_BACK = exchanges(
     unknown=Exchange(
         parameters=_OTHER,
         status=409,
-        answer=problem(409, "Refused", "there is no earlier version to go back to", "conflict"),
+        answer=problem(409, "Refused", "there is no earlier version to go back to"),
     ),
 )
 _FATE: dict[str, object] = {"outcome": "event", "by": "", "problem": "", "event": None, "correlation": "", "routed": {}}
@@ -182,7 +182,7 @@ TRY = exchanges(
     bad=Exchange(
         body={"source": "billing", "records": [], "text": "pipeline"},
         status=400,
-        answer=problem(400, "Bad pipeline", "text: not valid TOML: Expected '=' after a key", "invalid"),
+        answer=problem(400, "Bad pipeline", "text: not valid TOML: Expected '=' after a key"),
     ),
 )
 _INVOICE = {

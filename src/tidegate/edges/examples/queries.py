@@ -12,7 +12,7 @@ EVENT = exchanges(
     unknown=Exchange(
         parameters={"event_id": "invoice-9"},
         status=404,
-        answer=problem(404, "Not found", "there is no event 'invoice-9' in hot, warm and lake", "not_found"),
+        answer=problem(404, "Not found", "there is no event 'invoice-9' in hot, warm and lake"),
     ),
 )
 EVENTS = exchanges(
@@ -33,7 +33,7 @@ EVENTS = exchanges(
     neither=Exchange(
         parameters={"limit": 10},
         status=400,
-        answer=problem(400, "Bad request", "give exactly one of correlation_id and observable", "invalid"),
+        answer=problem(400, "Bad request", "give exactly one of correlation_id and observable"),
     ),
 )
 COUNTS = exchanges(
@@ -47,7 +47,7 @@ COUNTS = exchanges(
     unreadable=Exchange(
         parameters={"since": "yesterday"},
         status=400,
-        answer=problem(400, "Bad request", "'yesterday' is no time; use RFC 3339, or 15m, 2h, 7d", "invalid"),
+        answer=problem(400, "Bad request", "'yesterday' is no time; use RFC 3339, or 15m, 2h, 7d"),
     ),
 )
 SQL = exchanges(
@@ -58,7 +58,7 @@ SQL = exchanges(
     writing=Exchange(
         body={"sql": "DELETE FROM events"},
         status=400,
-        answer=problem(400, "Bad request", "one SELECT is allowed, and nothing else", "invalid"),
+        answer=problem(400, "Bad request", "one SELECT is allowed, and nothing else"),
     ),
 )
 _CREATED = "2026-05-04T08:00:00.381269271Z"

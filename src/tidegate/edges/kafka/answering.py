@@ -176,10 +176,8 @@ class Answering:
         try:
             async with asyncio.timeout(_SECONDS):
                 await self._written(topic, [one for one in some if not one.answered])
-        except MissingTopicError as error:
-            problem = RefusedError(Code.NOT_FOUND, str(error))
         except TierUnavailableError as error:
-            problem = RefusedError(Code.UNAVAILABLE, str(error), after=1.0)
+            problem = _refusal(error)
         except TimeoutError:
             pass
         except asyncio.CancelledError:
@@ -234,11 +232,9 @@ class Answering:
                 for one in some:
                     await self._in_order(topic, partition, [one], encode)
                 return
-            problem = RefusedError(Code.TOO_LARGE, str(error))
-        except MissingTopicError as error:
-            problem = RefusedError(Code.NOT_FOUND, str(error))
+            problem = _refusal(error)
         except TierUnavailableError as error:
-            problem = RefusedError(Code.UNAVAILABLE, str(error), after=1.0)
+            problem = _refusal(error)
         else:
             self._problem = ""
             self._sent += len(some)
@@ -282,6 +278,16 @@ class Answering:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self._producing.aclose()
+
+
+def _refusal(error: TierUnavailableError) -> RefusedError:
+    match error:
+        case MissingTopicError():
+            return RefusedError(Code.NOT_FOUND, str(error))
+        case TooLargeError():
+            return RefusedError(Code.TOO_LARGE, str(error))
+        case _:
+            return RefusedError(Code.UNAVAILABLE, str(error), after=1.0)
 
 
 @contextlib.asynccontextmanager
